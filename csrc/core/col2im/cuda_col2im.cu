@@ -1,0 +1,444 @@
+#include "col2im/cuda_col2im.h"
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+#include <type_traits>
+
+#include "plan/arithmetic.h"
+#include "util/fast_div.h"
+#include "util/residues.h"
+
+namespace convt_gemm {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kMinBlocks = 4;  // leaves 64 registers: without it ptxas spills a few to reach 32
+constexpr int kMaxVectors = 4;     // groups of outputs that a thread takes of a row, to share what is computed for the row
+constexpr int kTransposeTile = 32;  // channels_last: outputs and channels of one block
+
+/// One axis of the piece as the kernel reads it. Int is int32_t where every index of the piece fits.
+template <class Int>
+struct DeviceAxis {
+  Int kernel, dilation;
+  Int tap_step, input_step, inverse;
+  Int most_taps;
+  FastDiv<Int> by_stride, by_gcd, by_tap_step;
+  Int first_q;  // output + padding of the box' first output
+  Int input_begin, inputs;
+  FastDiv<Int> by_outputs;  // extent of the output box
+  std::int64_t output_begin;
+  std::int64_t output_size;  // of the whole axis
+
+  DeviceAxis() = default;
+  DeviceAxis(const Axis& axis, Range output, Range input) {
+    const Residues residues = residues_of(axis);
+    kernel = Int(axis.kernel);
+    dilation = Int(axis.dilation);
+    tap_step = Int(residues.tap_step);
+    input_step = Int(residues.input_step);
+    inverse = Int(residues.inverse);
+    most_taps = Int(residues.most_taps);
+    by_stride = FastDiv<Int>(axis.stride);
+    by_gcd = FastDiv<Int>(residues.gcd);
+    by_tap_step = FastDiv<Int>(residues.tap_step);
+    first_q = Int(output.begin + axis.padding);
+    output_begin = output.begin;
+    input_begin = Int(input.begin);
+    inputs = Int(input.size());
+    by_outputs = FastDiv<Int>(output.size());
+    output_size = axis.output();
+  }
+};
+
+/// The taps of one output on one axis: tap, then tap + tap_step, ... read input, then input - input_step, ...; `count` of them.
+template <class Int>
+struct Taps {
+  Int tap, input, count;
+};
+
+/// Residues of the last axis that are looked up rather than computed.
+constexpr int kTableResidues = 16;
+
+template <class Int>
+struct Col2imParams {
+  DeviceAxis<Int> axis[kMaxAxes];
+  Taps<Int> last_taps[kTableResidues];  // of each residue of the last axis, if the stride is at most kTableResidues
+  FastDiv<Int> by_channels;
+  Int columns_per_row;  // inputs of the box, all axes: distance between taps
+  Int columns_per_channel;
+  Int rows;  // batch * channels * outputs of the box on the outer two axes
+  std::int64_t batch_begin;
+};
+
+/// Taps of q = m*stride + r, as inputs of the whole axis. residues.h gives the formula.
+template <class Int>
+__host__ __device__ __forceinline__ Taps<Int> taps_of(const DeviceAxis<Int>& axis, Int m, Int r) {
+  if (axis.dilation == 1) return {r, m, axis.by_tap_step.quotient(axis.kernel - r + axis.tap_step - 1)};
+  const Int residue = axis.by_gcd.quotient(r);
+  if (residue * axis.by_gcd.divisor() != r) return {0, 0, 0};
+  const Int product = residue * axis.inverse;
+  const Int tap = product - axis.by_tap_step.quotient(product) * axis.tap_step;
+  if (tap >= axis.kernel) return {0, 0, 0};
+  return {tap, m - axis.by_stride.quotient(tap * axis.dilation - r),
+          axis.by_tap_step.quotient(axis.kernel - tap + axis.tap_step - 1)};
+}
+
+/// Taps of output `o` of the box, as inputs of the box.
+template <class Int>
+__device__ __forceinline__ Taps<Int> taps_at(const DeviceAxis<Int>& axis, Int o) {
+  if (axis.kernel == 1 && axis.by_stride.divisor() == 1) return {0, Int(o + axis.first_q - axis.input_begin), 1};
+  const Int q = o + axis.first_q;
+  const Int m = axis.by_stride.quotient(q);
+  Taps<Int> taps = taps_of(axis, m, Int(q - m * axis.by_stride.divisor()));
+  taps.input -= axis.input_begin;
+  return taps;
+}
+
+template <class Int>
+__device__ __forceinline__ bool inside(Int input, Int inputs) {
+  using Unsigned = std::make_unsigned_t<Int>;
+  return Unsigned(input) < Unsigned(inputs);
+}
+
+/// What the outputs of one row of the last axis share.
+template <class Acc, class Int>
+struct Row {
+  const Acc* columns;  // of the row's sample and channel
+  Taps<Int> taps0, taps1;
+};
+
+/// Adds the columns of `V` outputs that follow one another on the last axis, starting at `o2`. Outputs `Period` apart have the
+/// same taps and neighbouring inputs: Period is the stride if that divides V, else V (nothing is known).
+template <class Acc, class Int, int Rank, int V, int Period>
+__device__ __forceinline__ void gather(const Col2imParams<Int>& p, const Row<Acc, Int>& row, Int o2, Acc (&sum)[V]) {
+  const DeviceAxis<Int>& last = p.axis[2];
+  constexpr int kSame = V / Period;
+  const Int stride = Period < V ? Int(Period) : last.by_stride.divisor();
+  const Int q = o2 + last.first_q;
+  Int m = Period < V ? Int(q / Period) : last.by_stride.quotient(q);
+  Int r = q - m * stride;
+  m -= last.input_begin;
+  Taps<Int> first[Period];
+  Int offset[Period];
+  bool interior = true;
+#pragma unroll
+  for (int c = 0; c < Period; ++c) {
+    if (stride <= kTableResidues) {
+      first[c] = p.last_taps[r];
+      first[c].input += m;
+    } else {
+      first[c] = taps_of(last, m, r);
+    }
+    offset[c] = first[c].tap * p.columns_per_row + first[c].input;
+    interior = interior && (first[c].count == 0 || (first[c].input >= (first[c].count - 1) * last.input_step &&
+                                                    first[c].input + kSame <= last.inputs));
+    if (++r == stride) r = 0, ++m;
+  }
+#pragma unroll
+  for (int v = 0; v < V; ++v) sum[v] = Acc(0);
+
+  const Int tap_stride = last.tap_step * p.columns_per_row - last.input_step;
+  const auto add_last_axis = [&](const Acc* __restrict__ columns) {
+    if (interior) {
+#pragma unroll 2
+      for (Int j = 0; j < last.most_taps; ++j) {
+#pragma unroll
+        for (int c = 0; c < Period; ++c) {
+          if (j < first[c].count) {
+            const Acc* __restrict__ from = columns + (offset[c] + j * tap_stride);
+#pragma unroll
+            for (int i = 0; i < kSame; ++i) sum[c + i * Period] += from[i];
+          }
+        }
+      }
+    } else {
+#pragma unroll 1
+      for (Int j = 0; j < last.most_taps; ++j) {
+#pragma unroll
+        for (int v = 0; v < V; ++v) {
+          const int c = v % Period, i = v / Period;
+          if (j < first[c].count && inside(Int(first[c].input + i - j * last.input_step), last.inputs)) {
+            sum[v] += columns[offset[c] + i + j * tap_stride];
+          }
+        }
+      }
+    }
+  };
+  if constexpr (Rank == 1) {
+    add_last_axis(row.columns);
+  } else {
+    const DeviceAxis<Int>& a0 = p.axis[0];
+    const DeviceAxis<Int>& a1 = p.axis[1];
+    for (Int j0 = 0; j0 < row.taps0.count; ++j0) {
+      const Int input0 = row.taps0.input - j0 * a0.input_step;
+      if (!inside(input0, a0.inputs)) continue;
+      for (Int j1 = 0; j1 < row.taps1.count; ++j1) {
+        const Int input1 = row.taps1.input - j1 * a1.input_step;
+        if (!inside(input1, a1.inputs)) continue;
+        const Int tap = (row.taps0.tap + j0 * a0.tap_step) * a1.kernel + row.taps1.tap + j1 * a1.tap_step;
+        add_last_axis(row.columns + (tap * last.kernel * p.columns_per_row + (input0 * a1.inputs + input1) * last.inputs));
+      }
+    }
+  }
+}
+
+template <class T, class Acc>
+__device__ __forceinline__ T round_to(Acc value) {
+  if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+    return __float2bfloat16_rn(value);
+  } else if constexpr (std::is_same_v<T, __half>) {
+    return __float2half_rn(value);
+  } else {
+    return value;
+  }
+}
+
+template <class T>
+__device__ __forceinline__ auto widen(T value) {
+  if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+    return __bfloat162float(value);
+  } else if constexpr (std::is_same_v<T, __half>) {
+    return __half2float(value);
+  } else {
+    return value;
+  }
+}
+
+/// Coordinates of a row of the piece, counted [batch, channels, outer two axes of the box].
+template <class Int>
+struct RowPlace {
+  Int channel_row, o0, o1;  // channel_row = sample of the piece * channels + channel
+};
+
+template <int Rank, class Int>
+__device__ __forceinline__ RowPlace<Int> locate(const Col2imParams<Int>& p, Int row) {
+  if constexpr (Rank == 1) return {row, 0, 0};
+  const Int plane = p.axis[1].by_outputs.quotient(row);
+  const Int channel_row = p.axis[0].by_outputs.quotient(plane);
+  return {channel_row, Int(plane - channel_row * p.axis[0].by_outputs.divisor()),
+          Int(row - plane * p.axis[1].by_outputs.divisor())};
+}
+
+template <class Acc, class Int>
+__device__ __forceinline__ Row<Acc, Int> make_row(const Col2imParams<Int>& p, const Acc* columns, const RowPlace<Int>& at) {
+  return {columns + std::int64_t(at.channel_row) * p.columns_per_channel, taps_at(p.axis[0], at.o0), taps_at(p.axis[1], at.o1)};
+}
+
+/// [batch, channels, positions] output. A block takes blockDim.y rows and, of each, a stretch of blockDim.x * `vectors` groups
+/// of V outputs that begin at multiples of 16 bytes in memory; a group is one store unless it reaches over an end of its row.
+/// `align` is the number of outputs (a power of two) at whose multiples in memory a row's first group begins: with V a group is
+/// aligned, with more a warp's stores cover whole sectors of the L2 cache, which long rows are worth a few idle lanes.
+template <class T, class Acc, class Int, int Rank, int V, int Period>
+__global__ void __launch_bounds__(kThreads, kMinBlocks)
+col2im_channels_first(const Col2imParams<Int> p, const FastDiv<Int> by_stretches, int vectors, int align, const Acc* __restrict__ columns,
+                      const T* __restrict__ bias, T* __restrict__ output) {
+  // The blocks that the GEMM wrote last come first: their columns are still in the L2 cache.
+  const Int block = Int(gridDim.x - 1 - blockIdx.x);
+  const Int row_block = by_stretches.quotient(block);
+  const Int stretch = block - row_block * by_stretches.divisor();
+  const Int row_index = row_block * Int(blockDim.y) + Int(threadIdx.y);
+  if (row_index >= p.rows) return;
+
+  const RowPlace<Int> at = locate<Rank>(p, row_index);
+  const Row<Acc, Int> row = make_row(p, columns, at);
+  const Int outputs = p.axis[2].by_outputs.divisor();
+  std::int64_t place = p.batch_begin * p.by_channels.divisor() + at.channel_row;
+  place = (place * p.axis[0].output_size + p.axis[0].output_begin + at.o0) * p.axis[1].output_size;
+  place = (place + p.axis[1].output_begin + at.o1) * p.axis[2].output_size + p.axis[2].output_begin;
+  T* const target = output + place;
+  Acc add = Acc(0);
+  if (bias != nullptr) add = Acc(widen(bias[at.channel_row - p.by_channels.quotient(at.channel_row) * p.by_channels.divisor()]));
+
+  Int o2 = (stretch * vectors * Int(blockDim.x) + Int(threadIdx.x)) * V - Int(place & (align - 1));
+  for (int i = 0; i < vectors && o2 < outputs; ++i, o2 += Int(blockDim.x) * V) {
+    if (o2 <= -V) continue;
+    if (o2 >= 0 && o2 + V <= outputs) {
+      Acc sum[V];
+      gather<Acc, Int, Rank, V, Period>(p, row, o2, sum);
+      struct alignas(sizeof(T) * V) Vector {
+        T value[V];
+      } vector;
+#pragma unroll
+      for (int v = 0; v < V; ++v) vector.value[v] = round_to<T>(sum[v] + add);
+      *reinterpret_cast<Vector*>(target + o2) = vector;
+    } else {
+#pragma unroll 1
+      for (Int o = max(o2, Int(0)); o < min(Int(o2 + V), outputs); ++o) {
+        Acc sum[1];
+        gather<Acc, Int, Rank, 1, 1>(p, row, o, sum);
+        target[o] = round_to<T>(sum[0] + add);
+      }
+    }
+  }
+}
+
+/// [batch, positions, channels] output. A block gathers a tile of outputs x channels with neighbouring outputs in neighbouring
+/// lanes, as the columns lie, and writes it through shared memory with neighbouring channels in neighbouring lanes.
+template <class T, class Acc, class Int>
+__global__ void __launch_bounds__(kThreads, kMinBlocks)
+col2im_channels_last(const Col2imParams<Int> p, const Acc* __restrict__ columns, const T* __restrict__ bias,
+                     T* __restrict__ output, std::int64_t position_tiles, std::int64_t channel_tiles) {
+  __shared__ Acc tile[kTransposeTile][kTransposeTile + 1];
+  constexpr int kTileRows = kThreads / kTransposeTile;
+  const int lane = threadIdx.x % kTransposeTile, warp = threadIdx.x / kTransposeTile;
+  const std::int64_t block = gridDim.x - 1 - std::int64_t(blockIdx.x);
+  const std::int64_t sample = block / channel_tiles / position_tiles;
+  const Int channels = p.by_channels.divisor();
+  const Int outputs0 = p.axis[0].by_outputs.divisor(), outputs1 = p.axis[1].by_outputs.divisor();
+  const Int box = outputs0 * outputs1 * p.axis[2].by_outputs.divisor();
+  const Int channel_begin = Int(block % channel_tiles) * kTransposeTile;
+  const Int position_begin = Int(block / channel_tiles % position_tiles) * kTransposeTile;
+
+  if (position_begin + lane < box) {
+    const Int line = p.axis[2].by_outputs.quotient(position_begin + lane);
+    const Int o2 = position_begin + lane - line * p.axis[2].by_outputs.divisor();
+    const Int o0 = p.axis[1].by_outputs.quotient(line);
+    Row<Acc, Int> row = make_row(p, columns, RowPlace<Int>{0, o0, Int(line - o0 * outputs1)});
+    for (int c = warp; c < kTransposeTile && channel_begin + c < channels; c += kTileRows) {
+      row.columns = columns + (sample * channels + channel_begin + c) * std::int64_t(p.columns_per_channel);
+      Acc sum[1];
+      gather<Acc, Int, kMaxAxes, 1, 1>(p, row, o2, sum);
+      tile[c][lane] = sum[0] + (bias == nullptr ? Acc(0) : Acc(widen(bias[channel_begin + c])));
+    }
+  }
+  __syncthreads();
+  if (channel_begin + lane < channels) {
+    for (int i = warp; i < kTransposeTile && position_begin + i < box; i += kTileRows) {
+      const Int line = p.axis[2].by_outputs.quotient(position_begin + i);
+      const Int o2 = position_begin + i - line * p.axis[2].by_outputs.divisor();
+      const Int o0 = p.axis[1].by_outputs.quotient(line);
+      std::int64_t place = (p.batch_begin + sample) * p.axis[0].output_size + p.axis[0].output_begin + o0;
+      place = place * p.axis[1].output_size + p.axis[1].output_begin + line - o0 * outputs1;
+      place = place * p.axis[2].output_size + p.axis[2].output_begin + o2;
+      output[place * channels + channel_begin + lane] = round_to<T>(tile[lane][i]);
+    }
+  }
+}
+
+template <class Int>
+Col2imParams<Int> make_params(const Problem& problem, const Col2imPiece& piece) {
+  Col2imParams<Int> p;
+  std::int64_t inputs = 1;
+  for (int a = 0; a < kMaxAxes; ++a) {
+    p.axis[a] = DeviceAxis<Int>(problem.axes[a], piece.output[a], piece.input[a]);
+    inputs *= piece.input[a].size();
+  }
+  for (int r = 0; r < kTableResidues && r < problem.axes[2].stride; ++r) p.last_taps[r] = taps_of(p.axis[2], Int(0), Int(r));
+  p.by_channels = FastDiv<Int>(problem.out_channels);
+  p.columns_per_row = Int(inputs);
+  p.columns_per_channel = Int(inputs * problem.taps());
+  p.rows = Int(piece.batch.size() * problem.out_channels * piece.output[0].size() * piece.output[1].size());
+  p.batch_begin = piece.batch.begin;
+  return p;
+}
+
+/// Whether every index that the kernel forms stays below 2^31. In double: the products may exceed any integer.
+bool fits_int32(const Problem& problem, const Col2imPiece& piece) {
+  constexpr double kMax = std::numeric_limits<std::int32_t>::max() - 65536.0;  // room for the last block's overhang
+  double outputs = double(piece.batch.size()) * problem.out_channels, columns = problem.taps();
+  for (int a = 0; a < kMaxAxes; ++a) {
+    const Axis& axis = problem.axes[a];
+    const double steps = axis.stride;
+    if (double(axis.output()) + axis.padding > kMax || double(axis.kernel) * axis.dilation + axis.stride > kMax ||
+        steps * steps > kMax) {
+      return false;
+    }
+    // The first tap before the box and the step beyond the last one are formed too, though not read.
+    columns *= double(piece.input[a].size()) + axis.input + axis.kernel;
+    outputs *= double(piece.output[a].size());
+  }
+  return outputs <= kMax && columns <= kMax;
+}
+
+template <class T, class Acc, class Int, int Rank, int V, int Period>
+void launch_channels_first(const Problem& problem, const Col2imPiece& piece, const Acc* columns, const T* bias, T* output,
+                           cudaStream_t stream) {
+  const auto p = make_params<Int>(problem, piece);
+  constexpr int kLine = 128 / int(sizeof(T));
+  const std::int64_t row = piece.output[2].size();
+  const int align = V > 1 && row >= 8 * kLine ? kLine : V;
+  const bool aligned = problem.axes[2].output() % align == 0 && piece.output[2].begin % align == 0;
+  const std::int64_t groups = ceil_div(row + (aligned ? 0 : align - 1), V);
+  int lanes = 1;  // 8 lanes write 128 bytes together; beyond that, vectors come before lanes
+  while (lanes < kThreads && (lanes < 8 ? lanes < groups : lanes * kMaxVectors < groups)) lanes *= 2;
+  const int vectors = int(std::min<std::int64_t>(kMaxVectors, ceil_div(groups, lanes)));
+  const std::int64_t stretches = ceil_div(groups, std::int64_t{lanes} * vectors);
+  const dim3 threads(lanes, kThreads / lanes);
+  const auto blocks = static_cast<unsigned>(ceil_div(p.rows, threads.y) * stretches);
+  col2im_channels_first<T, Acc, Int, Rank, V, Period>
+      <<<blocks, threads, 0, stream>>>(p, FastDiv<Int>(stretches), vectors, align, columns, bias, output);
+}
+
+template <class T, class Acc, int Rank>
+void launch_for_stride(const Problem& problem, const Col2imPiece& piece, const Acc* columns, const T* bias, T* output,
+                       cudaStream_t stream) {
+  constexpr int kVector = 16 / int(sizeof(T));
+  switch (problem.axes[2].stride) {
+    case 1:
+      return launch_channels_first<T, Acc, std::int32_t, Rank, kVector, 1>(problem, piece, columns, bias, output, stream);
+    case 2:
+      return launch_channels_first<T, Acc, std::int32_t, Rank, kVector, 2>(problem, piece, columns, bias, output, stream);
+    default:
+      return launch_channels_first<T, Acc, std::int32_t, Rank, kVector, kVector>(problem, piece, columns, bias, output, stream);
+  }
+}
+
+template <class T, class Acc, class Int>
+void launch_channels_last(const Problem& problem, const Col2imPiece& piece, const Acc* columns, const T* bias, T* output,
+                          cudaStream_t stream) {
+  const auto p = make_params<Int>(problem, piece);
+  std::int64_t box = 1;
+  for (const Range& range : piece.output) box *= range.size();
+  const std::int64_t position_tiles = ceil_div(box, kTransposeTile);
+  const std::int64_t channel_tiles = ceil_div(problem.out_channels, kTransposeTile);
+  const auto blocks = static_cast<unsigned>(position_tiles * channel_tiles * piece.batch.size());
+  col2im_channels_last<T, Acc, Int>
+      <<<blocks, kThreads, 0, stream>>>(p, columns, bias, output, position_tiles, channel_tiles);
+}
+
+template <class T, class Acc>
+void launch(const Problem& problem, const Col2imPiece& piece, const Acc* columns, const Tensors& tensors, cudaStream_t stream) {
+  const T* bias = problem.bias ? static_cast<const T*>(tensors.bias) : nullptr;
+  T* output = static_cast<T*>(tensors.output);
+  const bool narrow = fits_int32(problem, piece);
+  if (problem.layout == Layout::channels_last) {
+    return narrow ? launch_channels_last<T, Acc, std::int32_t>(problem, piece, columns, bias, output, stream)
+                  : launch_channels_last<T, Acc, std::int64_t>(problem, piece, columns, bias, output, stream);
+  }
+  if (!narrow) {
+    return launch_channels_first<T, Acc, std::int64_t, kMaxAxes, 1, 1>(problem, piece, columns, bias, output, stream);
+  }
+  return problem.rank == 1 ? launch_for_stride<T, Acc, 1>(problem, piece, columns, bias, output, stream)
+                           : launch_for_stride<T, Acc, kMaxAxes>(problem, piece, columns, bias, output, stream);
+}
+
+}  // namespace
+
+Status cuda_col2im(const Problem& problem, const Col2imPiece& piece, const void* columns, const Tensors& tensors,
+                   const CudaContext& context) {
+  const auto stream = static_cast<cudaStream_t>(context.stream);
+  switch (problem.dtype) {
+    case DType::float32:
+      launch<float, float>(problem, piece, static_cast<const float*>(columns), tensors, stream);
+      break;
+    case DType::float64:
+      launch<double, double>(problem, piece, static_cast<const double*>(columns), tensors, stream);
+      break;
+    case DType::bfloat16:
+      launch<__nv_bfloat16, float>(problem, piece, static_cast<const float*>(columns), tensors, stream);
+      break;
+    case DType::float16:
+      launch<__half, float>(problem, piece, static_cast<const float*>(columns), tensors, stream);
+      break;
+  }
+  const cudaError_t error = cudaGetLastError();
+  if (error != cudaSuccess) return Status::failure(std::string("col2im launch: ") + cudaGetErrorString(error));
+  return {};
+}
+
+}  // namespace convt_gemm

@@ -1,0 +1,71 @@
+// The CUDA kernel of convt_gemm::conv_transpose.
+#include <cuda_runtime_api.h>
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/macros.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <array>
+#include <mutex>
+
+#include "arguments.h"
+#include "convt_gemm/exec.h"
+
+namespace convt_gemm::torch_bindings {
+namespace {
+
+/// Asked of each device once: a query costs more than planning does.
+const DeviceTraits& cuda_traits(int device) {
+  constexpr int kMaxDevices = 64;
+  static std::array<DeviceTraits, kMaxDevices> traits;
+  static std::array<std::once_flag, kMaxDevices> known;
+  STD_TORCH_CHECK(device >= 0 && device < kMaxDevices, "expected a device index below ", kMaxDevices, ", but got ", device);
+  std::call_once(known[device], [device] {
+    int major = 0, minor = 0, multiprocessors = 0, l2_bytes = 0;
+    STD_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+    STD_CUDA_CHECK(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
+    STD_CUDA_CHECK(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
+    STD_CUDA_CHECK(cudaDeviceGetAttribute(&l2_bytes, cudaDevAttrL2CacheSize, device));
+    traits[device].device = Device::cuda;
+    traits[device].compute_capability = 10 * major + minor;
+    traits[device].multiprocessors = multiprocessors;
+    traits[device].l2_bytes = l2_bytes;
+  });
+  return traits[device];
+}
+
+Tensor conv_transpose(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, std::vector<std::int64_t> stride,
+                      std::vector<std::int64_t> padding, std::vector<std::int64_t> output_padding, std::int64_t groups,
+                      std::vector<std::int64_t> dilation, std::string algorithm, std::string precision,
+                      std::int64_t workspace_limit) {
+  const Problem problem = make_problem(input, weight, bias, {stride, padding, output_padding, groups, dilation});
+  const PlanOptions options = make_options(algorithm, precision, workspace_limit);
+  const int device = input.get_device_index();
+  const torch::stable::accelerator::DeviceGuard guard(device);
+  Plan plan;
+  raise_unless_ok(choose_plan(problem, cuda_traits(device), options, &plan));
+  const Tensor x = dense(input, problem.layout), w = dense(weight, Layout::channels_first);
+  const std::optional<Tensor> b = bias ? std::optional<Tensor>(dense(*bias, Layout::channels_first)) : std::nullopt;
+  Tensor output = empty_output(input, problem);
+  if (problem.output_elements() == 0) return output;
+  const Tensor workspace = empty_workspace(input, plan.workspace_bytes);
+  CudaContext context;
+  context.workspace = workspace.mutable_data_ptr();
+  context.workspace_bytes = plan.workspace_bytes;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &context.stream));
+  if (plan.backend == GemmBackend::cublas) {
+    STABLE_TORCH_ERROR_CODE_CHECK(torch_get_current_cuda_blas_handle(&context.cublas_handle));
+  }
+  raise_unless_ok(forward(problem, plan,
+                          {x.const_data_ptr(), w.const_data_ptr(), b ? b->const_data_ptr() : nullptr, output.mutable_data_ptr()},
+                          context));
+  return output;
+}
+
+}  // namespace
+}  // namespace convt_gemm::torch_bindings
+
+STABLE_TORCH_LIBRARY_IMPL(convt_gemm, CUDA, m) {
+  m.impl("conv_transpose", TORCH_BOX(&convt_gemm::torch_bindings::conv_transpose));
+}

@@ -1,0 +1,92 @@
+// The exact oracle: small integers are exact in every dtype, in TF32 and in float32 sums, so that every plan, whatever its
+// tile, order of summation or pieces, must give the reference's values bit for bit.
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <set>
+#include <vector>
+
+#include "cuda/plan_runner.h"
+#include "plan/pieces.h"
+#include "support/cases.h"
+#include "support/problems.h"
+
+namespace convt_gemm::testing {
+namespace {
+
+/// Limits that cut the columns of the problem into few, some and the most pieces, as far as that is quick.
+std::vector<std::int64_t> tight_limits(const Problem& problem, Precision precision, std::int64_t most_pieces) {
+  const std::vector<Plan> whole = plans_of(problem, precision);
+  std::vector<std::int64_t> limits;
+  std::set<std::size_t> seen{whole.empty() ? 0 : whole[0].workspace_bytes};
+  for (std::int64_t parts : {3, 17, 0}) {
+    const std::int64_t limit = parts == 0 || whole.empty() ? 0 : std::int64_t(whole[0].workspace_bytes) / parts;
+    const std::vector<Plan> plans = plans_of(problem, precision, limit);
+    if (plans.empty() || count_pieces(problem, plans[0].piece) > most_pieces) continue;
+    if (seen.insert(plans[0].workspace_bytes).second) limits.push_back(limit);
+  }
+  return limits;
+}
+
+void expect_exact(const Problem& base, const Operands& operands, const std::vector<Arithmetic>& arithmetics) {
+  const std::vector<double> expected = expected_output(base, operands);
+  for (const Arithmetic& arithmetic : arithmetics) {
+    for (Layout layout : kLayouts) {
+      const Problem problem = in(base, arithmetic.dtype, layout);
+      const Bytes want =
+          encode(problem.dtype, arranged(expected, layout, problem.out_channels, problem.output_positions()));
+      const PlanRunner runner(problem, operands);
+      const std::vector<Plan> plans = plans_of(problem, arithmetic.precision);
+      EXPECT_FALSE(plans.empty()) << to_string(problem);
+      for (const Plan& plan : plans) {
+        SCOPED_TRACE(describe(problem, plan));
+        const Bytes first = runner.run(plan);
+        ASSERT_TRUE(same_values(problem.dtype, first, want));
+        ASSERT_EQ(runner.run(plan), first) << "two runs differ";
+      }
+      for (std::int64_t limit : tight_limits(problem, arithmetic.precision, 300)) {
+        for (const Plan& plan : plans_of(problem, arithmetic.precision, limit)) {
+          SCOPED_TRACE("workspace limit " + std::to_string(limit) + ": " + describe(problem, plan));
+          ASSERT_TRUE(same_values(problem.dtype, runner.run(plan), want));
+        }
+      }
+    }
+  }
+}
+
+class ExactForward : public NeedsGpu, public ::testing::WithParamInterface<NamedProblem> {};
+
+TEST_P(ExactForward, EveryPlanIsTheReference) {
+  expect_exact(GetParam().problem, integer_operands(GetParam().problem), every_arithmetic());
+}
+
+/// Inputs of 13 bits: TF32 would round them, so that a plan for full precision that uses it shows.
+TEST_P(ExactForward, FullPrecisionKeepsThirteenBits) {
+  const Problem& problem = GetParam().problem;
+  // Sums must stay below 2^24 to be exact in float32.
+  if (double(problem.group_in_channels()) * double(problem.taps()) * 4097 * 3 >= 0x1p24) GTEST_SKIP() << "sums are too large";
+  Operands operands = integer_operands(problem);
+  for (double& value : operands.input) value += value < 0 ? -4094 : 4094;
+  expect_exact(problem, operands,
+               {{DType::float32, Precision::ieee}, {DType::float32, Precision::tf32x3}, {DType::float64, Precision::ieee}});
+}
+
+INSTANTIATE_TEST_SUITE_P(Small, ExactForward, ::testing::ValuesIn(small_problems()), ProblemName());
+INSTANTIATE_TEST_SUITE_P(WideIndex, ExactForward, ::testing::ValuesIn(wide_index_problems()), ProblemName());
+
+class ExactCase : public ExactForward {};
+
+TEST_P(ExactCase, EveryPlanIsTheReference) {
+  expect_exact(GetParam().problem, integer_operands(GetParam().problem), every_arithmetic());
+}
+
+INSTANTIATE_TEST_SUITE_P(Cases, ExactCase, ::testing::ValuesIn(reduced_cases(1e8, 400000)), ProblemName());
+
+/// More products than one batched call or grid takes.
+INSTANTIATE_TEST_SUITE_P(Many, ExactCase,
+                         ::testing::Values(NamedProblem{"samples", make_problem(65537, 1, 1, {{2, 3, 2}})},
+                                           NamedProblem{"groups", make_problem(1, 65537, 65537, {{1, 2}}, 65537, true)}),
+                         ProblemName());
+
+}  // namespace
+}  // namespace convt_gemm::testing
