@@ -12,7 +12,7 @@ _NOT_BUILT = (
     "install the package again with `pip install .` in its source folder."
 )
 _NO_CUDA = (
-    "convt_gemm: got a CUDA tensor, but {reason}. Install the package again from its source folder, with `nvcc` on PATH "
+    "convt_gemm: got a CUDA tensor, but {reason}. Install the package again from its source folder, with nvcc on PATH "
     "and a CUDA build of torch: `pip install --force-reinstall --no-deps .`; or move the tensors to the CPU."
 )
 
@@ -27,7 +27,8 @@ def _load_cpu() -> None:
         raise ImportError(_NOT_BUILT.format(folder=__file__.rpartition("/")[0]), name=name) from None
     except ImportError as error:
         raise ImportError(
-            f"{name} does not load with torch {torch.__version__}: {error}. convt_gemm needs torch 2.11 or later.", name=name
+            f"{name} does not load with torch {torch.__version__}: {error}. convt_gemm needs torch 2.11 or later.",
+            name=name,
         ) from error
 
 

@@ -46,8 +46,8 @@ def conv_transpose(
     """``torch.ops.convt_gemm.conv_transpose``, by the shortest way.
 
     The autograd kernel below is Python and costs more host time than everything else together. Plain tensors outside of
-    functorch, compilation and autocast need none of what it is for, so they go straight to the compiled operator, under an
-    autograd node if a derivative is wanted. Everything else takes the whole road through the dispatcher.
+    functorch, compilation and autocast need none of what it is for, so they go straight to the compiled operator, under
+    an autograd node if a derivative is wanted. Everything else takes the whole road through the dispatcher.
     """
     arguments = (
         input, weight, bias, stride, padding, output_padding, groups, dilation, algorithm, precision, workspace_limit
@@ -73,12 +73,14 @@ def conv_transpose_plans(*arguments: Any) -> str:
 
 
 def _wants_derivative(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    if torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)):
+    if torch.is_grad_enabled() and (
+        input.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
+    ):
         return True
     return forward_ad._current_level >= 0
 
 
-# --- fake kernel ---------------------------------------------------------------------------------------------------------
+# --- fake kernel
 
 
 @torch.library.register_fake("convt_gemm::conv_transpose", lib=library)
@@ -106,9 +108,11 @@ def _fake(
     if last is not None and input.is_contiguous(memory_format=last) and not input.is_contiguous():
         memory_format = last
     geometry = (stride, padding, output_padding, groups, dilation)
-    if all(type(n) is int for n in (*input.shape, *weight.shape, *stride, *padding, *output_padding, groups, *dilation)):
-        # The planner makes the compiled operator's own checks of sizes, algorithm, precision and workspace limit. A meta
-        # tensor does not say for which device it stands, so that only its sizes can be judged.
+    if all(
+        type(n) is int for n in (*input.shape, *weight.shape, *stride, *padding, *output_padding, groups, *dilation)
+    ):
+        # The planner makes the compiled operator's own checks of sizes, algorithm, precision and workspace limit. A
+        # meta tensor does not say for which device it stands, so that only its sizes can be judged.
         meta = input.device.type == "meta"
         _plans_op(
             input.shape,
@@ -145,7 +149,10 @@ def _check_like_input(name: str, tensor: Tensor, input: Tensor) -> None:
     )
     torch._check(
         tensor.dtype == input.dtype,
-        lambda: f"expected {name} to have the input's dtype {_scalar_type(input.dtype)}, but got {_scalar_type(tensor.dtype)}",
+        lambda: (
+            f"expected {name} to have the input's dtype {_scalar_type(input.dtype)}, "
+            f"but got {_scalar_type(tensor.dtype)}"
+        ),
     )
 
 
@@ -170,12 +177,18 @@ def _check_symbolic(
     """What has to hold of sizes that are not numbers yet; torch turns it into guards or run-time assertions."""
     check = torch._check
     rank = weight.dim() - 2
-    check(1 <= rank <= 3 and input.dim() == weight.dim(), lambda: "expected input and weight of 3, 4 or 5 dimensions each")
+    check(
+        1 <= rank <= 3 and input.dim() == weight.dim(), lambda: "expected input and weight of 3, 4 or 5 dimensions each"
+    )
     lists = {"stride": stride, "padding": padding, "output_padding": output_padding, "dilation": dilation}
     for name, values in lists.items():
-        check(len(values) == rank, lambda name=name: f"expected {name} to have {rank} values, one for each spatial axis")
+        check(
+            len(values) == rank, lambda name=name: f"expected {name} to have {rank} values, one for each spatial axis"
+        )
     check(groups > 0, lambda: "expected groups to be positive")
-    check(input.shape[1] == weight.shape[0], lambda: f"expected input to have {weight.shape[0]} channels like the weight")
+    check(
+        input.shape[1] == weight.shape[0], lambda: f"expected input to have {weight.shape[0]} channels like the weight"
+    )
     check(weight.shape[0] > 0 and weight.shape[1] > 0, lambda: "expected in_channels and out_channels to be positive")
     check(weight.shape[0] % groups == 0, lambda: "expected in_channels to be a multiple of groups")
     for i, k, s, p, r, d in zip(input.shape[2:], weight.shape[2:], *lists.values(), strict=True):
@@ -189,7 +202,7 @@ def _check_symbolic(
         check(_axis_output(i, k, s, p, r, d) > 0, lambda: "expected a positive output size")
 
 
-# --- derivatives ---------------------------------------------------------------------------------------------------------
+# --- derivatives
 
 
 class _ConvTranspose(torch.autograd.function._SingleLevelFunction):
@@ -203,7 +216,8 @@ class _ConvTranspose(torch.autograd.function._SingleLevelFunction):
         if _functorch_level() is None:
             output = _redispatch(keyset, input, weight, bias, *rest)
         else:
-            # Function.apply has switched both derivative modes off; the functorch levels below this one still need them.
+            # Function.apply has switched both derivative modes off; the functorch levels below this one still need
+            # them.
             with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):
                 output = _redispatch(keyset, input, weight, bias, *rest)
         ctx.save_for_backward(input, weight)
@@ -233,7 +247,9 @@ class _ConvTranspose(torch.autograd.function._SingleLevelFunction):
         return (None, *grads, *(None for _ in ctx.rest))
 
     @staticmethod
-    def jvp(ctx: Any, _: None, d_input: Tensor | None, d_weight: Tensor | None, d_bias: Tensor | None, *rest: None) -> Tensor:
+    def jvp(
+        ctx: Any, _: None, d_input: Tensor | None, d_weight: Tensor | None, d_bias: Tensor | None, *rest: None
+    ) -> Tensor:
         input, weight = ctx.saved_tensors
         terms = []
         if d_input is not None:
@@ -264,7 +280,7 @@ def _autograd(keyset: Any, input: Tensor, weight: Tensor, bias: Tensor | None, *
 library.impl("conv_transpose", _autograd, "Autograd", with_keyset=True)
 
 
-# --- batching ------------------------------------------------------------------------------------------------------------
+# --- batching
 
 
 def _vmap(
@@ -285,9 +301,7 @@ def _vmap(
     count = info.batch_size
     if weight_dim is None and bias_dim is None:
         input = input.movedim(input_dim, 0)
-        output = _op(
-            input.flatten(0, 1), weight, bias, stride, padding, output_padding, groups, dilation, *rest
-        )
+        output = _op(input.flatten(0, 1), weight, bias, stride, padding, output_padding, groups, dilation, *rest)
         return output.unflatten(0, (count, -1 if count else 0)), 0
 
     def batched(tensor: Tensor, dim: int | None, to: int) -> Tensor:
@@ -312,7 +326,7 @@ def _vmap(
 torch.library.register_vmap("convt_gemm::conv_transpose", _vmap, lib=library)
 
 
-# --- autocast ------------------------------------------------------------------------------------------------------------
+# --- autocast
 
 
 def _register_autocast(device_type: str, key: str) -> None:

@@ -24,8 +24,8 @@ _cudnn_conv = torch.backends.cudnn.conv
 def set_workspace_limit(nbytes: int) -> None:
     """Bounds the column workspace of every later call that does not say otherwise.
 
-    A problem whose columns need more is cut into pieces; it is never refused, and one output's columns are always taken.
-    The default is 512 MiB.
+    A problem whose columns need more is cut into pieces; it is never refused, and one output's columns are always
+    taken. The default is 512 MiB.
 
     Args:
         nbytes: bytes, not negative.
@@ -131,8 +131,8 @@ def conv_transpose3d(
 ) -> Tensor:
     """Transposed convolution over three axes, as :func:`torch.nn.functional.conv_transpose3d`.
 
-    ``input`` is ``(N, C_in, D, H, W)`` or ``(C_in, D, H, W)``, ``weight`` is ``(C_in, C_out / groups, K_d, K_h, K_w)``. A
-    channels_last_3d input gives a channels_last_3d output. Everything else is as in :func:`conv_transpose1d`.
+    ``input`` is ``(N, C_in, D, H, W)`` or ``(C_in, D, H, W)``, ``weight`` is ``(C_in, C_out / groups, K_d, K_h, K_w)``.
+    A channels_last_3d input gives a channels_last_3d output. Everything else is as in :func:`conv_transpose1d`.
     """
     return _conv_transpose(
         3, input, weight, bias, stride, padding, output_padding, groups, dilation, algorithm, precision, workspace_limit
@@ -157,7 +157,9 @@ def _conv_transpose(
         dims = input.dim()
         device, dtype = input.device.type, input.dtype
     except AttributeError:
-        raise TypeError(f"conv_transpose{rank}d(): expected input to be a Tensor, but got {type(input).__name__}") from None
+        raise TypeError(
+            f"conv_transpose{rank}d(): expected input to be a Tensor, but got {type(input).__name__}"
+        ) from None
     if dims != rank + 2 and dims != rank + 1:
         raise RuntimeError(
             f"expected {rank + 1}D (unbatched) or {rank + 2}D (batched) input to conv_transpose{rank}d, "
@@ -207,5 +209,6 @@ def resolve_precision(precision: str, device: str, dtype: torch.dtype) -> str:
 
 @torch.compiler.assume_constant_result
 def _cudnn_allows_tf32() -> bool:
-    # What cuDNN's own convolutions read. The getter of the older flag, allow_tf32, raises when both kinds of flag are set.
+    # What cuDNN's own convolutions read. The getter of the older flag, allow_tf32, raises when both kinds of flag are
+    # set.
     return _cudnn_conv.fp32_precision == "tf32"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -29,7 +28,9 @@ class _Forward:
         ``output_size`` picks one of the legal output sizes in place of the constructor's ``output_padding``.
         """
         if self.padding_mode != "zeros":
-            raise ValueError(f"Only `zeros` padding mode is supported for {type(self).__name__}, but got {self.padding_mode!r}")
+            raise ValueError(
+                f"Only `zeros` padding mode is supported for {type(self).__name__}, but got {self.padding_mode!r}"
+            )
         output_padding = self.output_padding
         if output_size is not None:
             output_padding = self._output_padding(
@@ -96,9 +97,9 @@ _REPLACEMENTS: dict[type[nn.Module], type[nn.Module]] = {
 def replace(model: _Module) -> _Module:
     """Makes every ``torch.nn.ConvTranspose1d/2d/3d`` in ``model`` compute with this package, in place.
 
-    Only the class of each layer changes, so parameters, buffers, hooks, training mode, device, sharing, and both kinds of
-    weight normalisation stay what they were. Subclasses of torch's layers are someone else's code and stay as they are, as
-    does everything that is not a transposed convolution.
+    Only the class of each layer changes, so parameters, buffers, hooks, training mode, device, sharing, and both kinds
+    of weight normalisation stay what they were. Subclasses of torch's layers are someone else's code and stay as they
+    are, as does everything that is not a transposed convolution.
 
     Args:
         model: any module, also a ``ConvTranspose`` itself.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _ops, functional
+from .modules import ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 
 __all__ = ["Plan", "enumerate_plans", "explain"]
 
@@ -102,8 +103,8 @@ def explain(layer_or_problem: nn.Module | Mapping[str, Any], x: Tensor | Sequenc
 
     Args:
         layer_or_problem: one of this package's layers, a ``torch.nn.ConvTranspose1d/2d/3d``, or a mapping of the
-            functional's keyword arguments with ``weight`` (a tensor or its size) and, as needed, ``bias`` (a tensor or a
-            bool), ``dtype``, ``device`` and ``channels_last``.
+            functional's keyword arguments with ``weight`` (a tensor or its size) and, as needed, ``bias`` (a tensor or
+            a bool), ``dtype``, ``device`` and ``channels_last``.
         x: the input or its size. A tensor also gives dtype, device and memory format.
 
     Raises:
@@ -133,7 +134,9 @@ def _problem_of(layer_or_problem: nn.Module | Mapping[str, Any]) -> dict[str, An
         return problem
     if isinstance(layer_or_problem, Mapping):
         if "weight" not in layer_or_problem:
-            raise TypeError(f"expected the problem to have `weight`, a tensor or its size, but got {sorted(layer_or_problem)}")
+            raise TypeError(
+                f"expected the problem to have `weight`, a tensor or its size, but got {sorted(layer_or_problem)}"
+            )
         return dict(layer_or_problem)
     raise TypeError(
         "expected layer_or_problem to be a ConvTranspose1d/2d/3d or a mapping of the functional's keyword arguments, "
@@ -161,7 +164,7 @@ def _report(
         f"{type(subject).__name__ if isinstance(subject, nn.Module) else 'problem'}: input {input_size}, "
         f"weight {weight_size}, {str(dtype).removeprefix('torch.')} on {device}"
     ]
-    if isinstance(subject, nn.Module) and not type(subject).__module__.startswith(__package__):
+    if isinstance(subject, nn.Module) and not isinstance(subject, (ConvTranspose1d, ConvTranspose2d, ConvTranspose3d)):
         lines.append("this is torch's own layer: it runs torch's kernels until convt_gemm.replace() has seen it")
     if wanted == "auto" and device == "cuda" and dtype is torch.float32:
         state = "allows" if used == "tf32" else "does not allow"

@@ -2,6 +2,7 @@
 
 #include "convt_gemm/exec.h"
 #include "gemm_col2im/cpu.h"
+#include "plan/cpu_schedule.h"
 
 namespace convt_gemm {
 namespace {
@@ -13,15 +14,29 @@ Status check_tensor(const char* name, const void* data, bool needed) {
   return {};
 }
 
-Status check(const Problem& problem, const Plan& plan, const Tensors& tensors, const CpuContext& context) {
-  if (Status status = validate(problem); !status.ok()) return status;
+/// The plan must be one of this problem's: what forward() needs must fit the workspace that the plan asks for.
+Status check_plan(const Problem& problem, const Plan& plan) {
   if (plan.device != Device::cpu) return Status::invalid("expected a plan for the cpu, but got '" + plan.name() + "' for cuda");
   if (plan.dtype != problem.dtype) {
     return Status::invalid("expected a plan for " + std::string(name_of(problem.dtype)) + ", but got '" + plan.name() + "'");
   }
-  if (plan.piece.batch < 1 || plan.piece.output[0] < 1 || plan.piece.output[1] < 1 || plan.piece.output[2] < 1) {
-    return Status::invalid("expected a plan with positive pieces, as choose_plan() makes it");
+  bool legal = plan.piece.batch >= 1;
+  for (int a = 0; a < kMaxAxes; ++a) {
+    const std::int64_t piece = plan.piece.output[a], stride = cpu_axis(problem.axes[a]).axis.stride;
+    legal = legal && piece >= 1 && (piece >= problem.axes[a].output() || piece % stride == 0);
   }
+  if (legal && problem.batch > 0) {
+    const CpuSchedule schedule(problem, plan.piece);
+    const CpuWorkers least = cpu_workers(schedule, 1, plan.workspace_bytes);
+    legal = schedule.workspace_bytes(least.threads, least.shared_weights) <= plan.workspace_bytes;
+  }
+  if (!legal) return Status::invalid("expected a plan that was made for " + to_string(problem) + ", but its pieces do not fit it");
+  return {};
+}
+
+Status check(const Problem& problem, const Plan& plan, const Tensors& tensors, const CpuContext& context) {
+  if (Status status = validate(problem); !status.ok()) return status;
+  if (Status status = check_plan(problem, plan); !status.ok()) return status;
   if (context.threads < 1) {
     return Status::invalid("expected context.threads to be positive, but got " + std::to_string(context.threads));
   }

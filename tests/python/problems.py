@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+
 from convt_gemm import functional
 from convt_gemm.benchmark.cases import Case
 from convt_gemm.planning import Plan, enumerate_plans

@@ -37,7 +37,9 @@ def test_gradcheck(rank, device):
     assert gradgradcheck(ours(rank), tensors, check_fwd_over_rev=True, fast_mode=True)
 
 
-@pytest.mark.parametrize("wanted", [(True, False, False), (False, True, False), (False, False, True), (True, False, True)])
+@pytest.mark.parametrize(
+    "wanted", [(True, False, False), (False, True, False), (False, False, True), (True, False, True)]
+)
 def test_only_what_is_wanted(wanted, device):
     tensors, _ = small(1, device, requires_grad=False)
     for tensor, want in zip(tensors, wanted, strict=True):
@@ -87,7 +89,9 @@ def test_functional_transforms(rank):
         torch.testing.assert_close(transform(ours(rank)), transform(pytorchs(rank)), msg=lambda m, n=name: f"{n}: {m}")
 
 
-@pytest.mark.parametrize("in_dims", [(0, None, None), (None, 1, None), (None, None, 1), (0, 2, 1), (3, None, 0), (2, 0, None)])
+@pytest.mark.parametrize(
+    "in_dims", [(0, None, None), (None, 1, None), (None, None, 1), (0, 2, 1), (3, None, 0), (2, 0, None)]
+)
 def test_vmap(in_dims):
     tensors, _ = small(1, requires_grad=False)
     batched = [

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import convt_gemm
 import pytest
 import torch
+
+import convt_gemm
 from convt_gemm import functional
 from convt_gemm.planning import enumerate_plans
 from convt_gemm.testing import assert_exact, small_integers
@@ -21,7 +22,9 @@ def tensors(cuda):
 
 def algorithms(tensors) -> list[str]:
     x, w, _ = tensors
-    return [plan.name for plan in enumerate_plans(x.shape, w.shape, bias=True, **GEOMETRY, device="cuda", precision="tf32")]
+    return [
+        plan.name for plan in enumerate_plans(x.shape, w.shape, bias=True, **GEOMETRY, device="cuda", precision="tf32")
+    ]
 
 
 def test_side_stream(tensors):
@@ -104,6 +107,7 @@ def test_no_host_synchronisation(tensors):
 
 
 def test_backward_on_the_gpu(tensors):
+    torch.backends.cudnn.conv.fp32_precision = "ieee"
     for function in (functional.conv_transpose1d, torch.nn.functional.conv_transpose1d):
         x, w, bias = (t.clone().requires_grad_() for t in tensors)
         function(x, w, bias, **GEOMETRY).square().sum().backward()
@@ -118,4 +122,5 @@ def test_layer_on_the_gpu(cuda):
     x = torch.randn(2, 4, 3, 5, 4, device=cuda, dtype=torch.float16)
     theirs = torch.nn.ConvTranspose3d(4, 3, 3, stride=2).to(cuda).half()
     theirs.load_state_dict(layer.state_dict())
-    torch.testing.assert_close(layer(x), theirs(x))
+    # torch adds the bias after it has rounded the sum.
+    torch.testing.assert_close(layer(x), theirs(x), atol=4e-3, rtol=2e-3)

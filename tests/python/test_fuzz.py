@@ -6,8 +6,9 @@ import os
 import random
 
 import pytest
-from convt_gemm.testing import assert_exact, nan_filled_memory, random_problem
 from problems import FUNCTIONS, computations, plans_of
+
+from convt_gemm.testing import assert_exact, nan_filled_memory, random_problem
 
 SEED = os.environ.get("CONVT_GEMM_FUZZ_SEED")
 """Runs this one problem."""

@@ -6,10 +6,11 @@ import copy
 import io
 import pickle
 
-import convt_gemm
 import pytest
 import torch
 from torch import nn
+
+import convt_gemm
 
 LAYERS = {
     1: (convt_gemm.ConvTranspose1d, nn.ConvTranspose1d),
@@ -149,7 +150,9 @@ def test_replace_leaves_other_peoples_classes():
         def forward(self, x, output_size=None):
             return super().forward(x, output_size) + 1
 
-    model = nn.Sequential(Mine(4, 4, 3), nn.LazyConvTranspose1d(4, 3), nn.Identity(), convt_gemm.ConvTranspose1d(4, 4, 3))
+    model = nn.Sequential(
+        Mine(4, 4, 3), nn.LazyConvTranspose1d(4, 3), nn.Identity(), convt_gemm.ConvTranspose1d(4, 4, 3)
+    )
     classes = [type(module) for module in model]
     convt_gemm.replace(model)
     assert [type(module) for module in model] == classes

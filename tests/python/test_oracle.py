@@ -6,6 +6,8 @@ import itertools
 
 import pytest
 import torch
+from problems import SPECIAL, TORCH_FUNCTIONS
+
 from convt_gemm.testing import (
     LAYOUTS,
     assert_accurate,
@@ -17,7 +19,6 @@ from convt_gemm.testing import (
     small_integers,
     truncate_to_tf32,
 )
-from problems import SPECIAL, TORCH_FUNCTIONS
 
 
 def by_definition(x, w, bias, stride, padding, output_padding, groups, dilation):
@@ -49,11 +50,13 @@ def test_reference_is_the_definition(seed):
 def test_reference_is_pytorch_in_float64(name):
     problem = SPECIAL[name]
     x, w, bias = problem.integers(torch.float64, "cpu")
-    assert torch.equal(reference(x, w, bias, **problem.geometry), TORCH_FUNCTIONS[problem.rank](x, w, bias, **problem.geometry))
+    assert torch.equal(
+        reference(x, w, bias, **problem.geometry), TORCH_FUNCTIONS[problem.rank](x, w, bias, **problem.geometry)
+    )
 
 
 def wrong_formula(x, w, stride, padding, dilation):
-    """What is sometimes passed around: `i = (o + 2P - kD) / S`, no divisibility test, the weight read as [out, in, kernel]."""
+    """Sometimes passed around: `i = (o + 2P - kD) / S`, no divisibility test, the weight read as [out, in, kernel]."""
     size = (x.shape[2] - 1) * stride - 2 * padding + dilation * (w.shape[2] - 1) + 1
     y = torch.zeros(x.shape[0], w.shape[0], size, dtype=x.dtype)
     for o, k in itertools.product(range(size), range(w.shape[2])):

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <limits>
+#include <numeric>
 #include <type_traits>
 
 #include "plan/arithmetic.h"
@@ -17,8 +18,15 @@ namespace convt_gemm {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kMinBlocks = 4;  // leaves 64 registers: without it ptxas spills a few to reach 32
-constexpr int kMaxVectors = 4;     // groups of outputs that a thread takes of a row, to share what is computed for the row
+
+/// Blocks that a multiprocessor must hold. Left alone, ptxas spills to reach more than these kernels profit from.
+template <class Int, int Rank>
+constexpr int min_blocks() {
+  return sizeof(Int) > 4 ? 2 : Rank > 1 ? 3 : 4;
+}
+
+constexpr int kLineBytes = 128;    // of the L2 cache
+constexpr int kMostBefore = kLineBytes / 2;  // outputs before its row that a group may begin at: less than a line of 2-byte ones
 constexpr int kTransposeTile = 32;  // channels_last: outputs and channels of one block
 
 /// One axis of the piece as the kernel reads it. Int is int32_t where every index of the piece fits.
@@ -112,65 +120,48 @@ struct Row {
   Taps<Int> taps0, taps1;
 };
 
-/// Adds the columns of `V` outputs that follow one another on the last axis, starting at `o2`. Outputs `Period` apart have the
-/// same taps and neighbouring inputs: Period is the stride if that divides V, else V (nothing is known).
-template <class Acc, class Int, int Rank, int V, int Period>
-__device__ __forceinline__ void gather(const Col2imParams<Int>& p, const Row<Acc, Int>& row, Int o2, Acc (&sum)[V]) {
-  const DeviceAxis<Int>& last = p.axis[2];
-  constexpr int kSame = V / Period;
-  const Int stride = Period < V ? Int(Period) : last.by_stride.divisor();
-  const Int q = o2 + last.first_q;
-  Int m = Period < V ? Int(q / Period) : last.by_stride.quotient(q);
-  Int r = q - m * stride;
-  m -= last.input_begin;
-  Taps<Int> first[Period];
-  Int offset[Period];
-  bool interior = true;
-#pragma unroll
-  for (int c = 0; c < Period; ++c) {
-    if (stride <= kTableResidues) {
-      first[c] = p.last_taps[r];
-      first[c].input += m;
-    } else {
-      first[c] = taps_of(last, m, r);
-    }
-    offset[c] = first[c].tap * p.columns_per_row + first[c].input;
-    interior = interior && (first[c].count == 0 || (first[c].input >= (first[c].count - 1) * last.input_step &&
-                                                    first[c].input + kSame <= last.inputs));
-    if (++r == stride) r = 0, ++m;
-  }
-#pragma unroll
-  for (int v = 0; v < V; ++v) sum[v] = Acc(0);
+/// `V` outputs that follow one another on the last axis, from o2 on (which may lie up to kMostBefore before the row). Outputs
+/// `Period` apart have the same taps and neighbouring inputs: Period is the stride if that divides V, else V (nothing is known).
+template <class Int, int V, int Period>
+struct Group {
+  static constexpr int kSame = V / Period;
+  Int input[Period], count[Period], offset[Period];  // of the first output of each kind; offset of its first column in a row
+  Int lowest, highest;                               // inputs that the group reads
 
-  const Int tap_stride = last.tap_step * p.columns_per_row - last.input_step;
-  const auto add_last_axis = [&](const Acc* __restrict__ columns) {
-    if (interior) {
-#pragma unroll 2
-      for (Int j = 0; j < last.most_taps; ++j) {
+  __device__ __forceinline__ Group(const Col2imParams<Int>& p, Int o2) {
+    const DeviceAxis<Int>& last = p.axis[2];
+    const Int stride = Period < V ? Int(Period) : last.by_stride.divisor();
+    const Int q = o2 + last.first_q + kMostBefore * stride;
+    Int m = Period < V ? Int(q / Period) : last.by_stride.quotient(q);
+    Int r = q - m * stride;
+    m -= last.input_begin + kMostBefore;
+    lowest = last.inputs, highest = 0;
 #pragma unroll
-        for (int c = 0; c < Period; ++c) {
-          if (j < first[c].count) {
-            const Acc* __restrict__ from = columns + (offset[c] + j * tap_stride);
-#pragma unroll
-            for (int i = 0; i < kSame; ++i) sum[c + i * Period] += from[i];
-          }
-        }
+    for (int c = 0; c < Period; ++c) {
+      Taps<Int> taps;
+      if (stride <= kTableResidues) {
+        taps = p.last_taps[r];
+        taps.input += m;
+      } else {
+        taps = taps_of(last, m, r);
       }
-    } else {
-#pragma unroll 1
-      for (Int j = 0; j < last.most_taps; ++j) {
-#pragma unroll
-        for (int v = 0; v < V; ++v) {
-          const int c = v % Period, i = v / Period;
-          if (j < first[c].count && inside(Int(first[c].input + i - j * last.input_step), last.inputs)) {
-            sum[v] += columns[offset[c] + i + j * tap_stride];
-          }
-        }
+      input[c] = taps.input;
+      count[c] = taps.count;
+      offset[c] = taps.tap * p.columns_per_row + taps.input;
+      if (taps.count > 0) {
+        lowest = min(lowest, Int(taps.input - (taps.count - 1) * last.input_step));
+        highest = max(highest, Int(taps.input + kSame - 1));
       }
+      if (++r == stride) r = 0, ++m;
     }
-  };
+  }
+};
+
+/// Calls add(columns of the taps on the outer axes) for each tap on the outer two axes that reads inside the box.
+template <int Rank, class Acc, class Int, class Add>
+__device__ __forceinline__ void for_each_outer_tap(const Col2imParams<Int>& p, const Row<Acc, Int>& row, Add add) {
   if constexpr (Rank == 1) {
-    add_last_axis(row.columns);
+    add(row.columns);
   } else {
     const DeviceAxis<Int>& a0 = p.axis[0];
     const DeviceAxis<Int>& a1 = p.axis[1];
@@ -181,10 +172,46 @@ __device__ __forceinline__ void gather(const Col2imParams<Int>& p, const Row<Acc
         const Int input1 = row.taps1.input - j1 * a1.input_step;
         if (!inside(input1, a1.inputs)) continue;
         const Int tap = (row.taps0.tap + j0 * a0.tap_step) * a1.kernel + row.taps1.tap + j1 * a1.tap_step;
-        add_last_axis(row.columns + (tap * last.kernel * p.columns_per_row + (input0 * a1.inputs + input1) * last.inputs));
+        add(row.columns + (tap * p.axis[2].kernel * p.columns_per_row + (input0 * a1.inputs + input1) * p.axis[2].inputs));
       }
     }
   }
+}
+
+/// Sums the columns of up to kGroups groups whose inputs are `shift` apart. Unchecked, every load is inside the box; checked, there
+/// are `groups` groups and inputs outside the box add nothing. All loads of a tap are in flight before the first is added.
+template <bool kChecked, class Acc, class Int, int Rank, int V, int Period, int kGroups>
+__device__ __forceinline__ void gather(const Col2imParams<Int>& p, const Row<Acc, Int>& row, const Group<Int, V, Period>& group,
+                                       int groups, Int shift, Acc (&sum)[kGroups][V]) {
+  const DeviceAxis<Int>& last = p.axis[2];
+  const Int tap_stride = last.tap_step * p.columns_per_row - last.input_step;
+  for_each_outer_tap<Rank>(p, row, [&](const Acc* __restrict__ columns) {
+#pragma unroll 1
+    for (Int j = 0; j < last.most_taps; ++j) {
+      Acc value[kGroups][V];
+#pragma unroll
+      for (int c = 0; c < Period; ++c) {
+        const Acc* __restrict__ from = columns + (group.offset[c] + j * tap_stride);
+        const bool there = j < group.count[c];
+#pragma unroll
+        for (int g = 0; g < kGroups; ++g) {
+#pragma unroll
+          for (int i = 0; i < V / Period; ++i) {
+            bool load = there;
+            if constexpr (kChecked) {
+              load = load && g < groups && inside(Int(group.input[c] + i - j * last.input_step + g * shift), last.inputs);
+            }
+            value[g][c + i * Period] = load ? from[g * shift + i] : Acc(0);
+          }
+        }
+      }
+#pragma unroll
+      for (int g = 0; g < kGroups; ++g) {
+#pragma unroll
+        for (int v = 0; v < V; ++v) sum[g][v] += value[g][v];
+      }
+    }
+  });
 }
 
 template <class T, class Acc>
@@ -229,18 +256,34 @@ __device__ __forceinline__ Row<Acc, Int> make_row(const Col2imParams<Int>& p, co
   return {columns + std::int64_t(at.channel_row) * p.columns_per_channel, taps_at(p.axis[0], at.o0), taps_at(p.axis[1], at.o1)};
 }
 
-/// [batch, channels, positions] output. A block takes blockDim.y rows and, of each, a stretch of blockDim.x * `vectors` groups
-/// of V outputs that begin at multiples of 16 bytes in memory; a group is one store unless it reaches over an end of its row.
-/// `align` is the number of outputs (a power of two) at whose multiples in memory a row's first group begins: with V a group is
-/// aligned, with more a warp's stores cover whole sectors of the L2 cache, which long rows are worth a few idle lanes.
-template <class T, class Acc, class Int, int Rank, int V, int Period>
-__global__ void __launch_bounds__(kThreads, kMinBlocks)
-col2im_channels_first(const Col2imParams<Int> p, const FastDiv<Int> by_stretches, int vectors, int align, const Acc* __restrict__ columns,
+/// Waits for the kernel before it in the stream: col2im is launched while that one drains, and works out its indices meanwhile.
+__device__ __forceinline__ void wait_for_columns() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+/// How a grid covers the rows: a block takes blockDim.y rows and, of each, a stretch of `groups` * blockDim.x groups of V outputs.
+template <class Int>
+struct RowCover {
+  FastDiv<Int> by_stretches;  // in a row
+  int groups;                 // of a thread, at most kGroups; blockDim.x groups apart
+  Int shift;                  // inputs between a thread's groups: blockDim.x * V / stride
+  /// Outputs (a power of two) at whose multiples in memory a row's first group begins. With V, a group is aligned; with more, a
+  /// warp's stores cover whole lines of the L2 cache, which long rows are worth a few idle lanes.
+  int align;
+};
+
+/// [batch, channels, positions] output. Groups of V outputs begin at multiples of 16 bytes in memory and are one store each,
+/// unless they reach over an end of their row.
+template <class T, class Acc, class Int, int Rank, int V, int Period, int kGroups>
+__global__ void __launch_bounds__(kThreads, min_blocks<Int, Rank>())
+col2im_channels_first(const Col2imParams<Int> p, const RowCover<Int> cover, const Acc* __restrict__ columns,
                       const T* __restrict__ bias, T* __restrict__ output) {
   // The blocks that the GEMM wrote last come first: their columns are still in the L2 cache.
   const Int block = Int(gridDim.x - 1 - blockIdx.x);
-  const Int row_block = by_stretches.quotient(block);
-  const Int stretch = block - row_block * by_stretches.divisor();
+  const Int row_block = cover.by_stretches.quotient(block);
+  const Int stretch = block - row_block * cover.by_stretches.divisor();
   const Int row_index = row_block * Int(blockDim.y) + Int(threadIdx.y);
   if (row_index >= p.rows) return;
 
@@ -250,28 +293,41 @@ col2im_channels_first(const Col2imParams<Int> p, const FastDiv<Int> by_stretches
   std::int64_t place = p.batch_begin * p.by_channels.divisor() + at.channel_row;
   place = (place * p.axis[0].output_size + p.axis[0].output_begin + at.o0) * p.axis[1].output_size;
   place = (place + p.axis[1].output_begin + at.o1) * p.axis[2].output_size + p.axis[2].output_begin;
-  T* const target = output + place;
+
+  const Int step = Int(blockDim.x) * V;
+  const Int o2 = (stretch * cover.groups * Int(blockDim.x) + Int(threadIdx.x)) * V - Int(place & (cover.align - 1));
+  if (o2 <= -V && cover.groups == 1) return;
+  if (o2 >= outputs) return;
+  const Group<Int, V, Period> group(p, o2);
+  const Int reach = (kGroups - 1) * step, reach_in = (kGroups - 1) * cover.shift;
+  const bool interior = cover.groups == kGroups && o2 >= 0 && o2 + reach + V <= outputs && group.lowest >= 0 &&
+                        group.highest + reach_in < p.axis[2].inputs;
+  wait_for_columns();
+  Acc sum[kGroups][V] = {};
+  // One way for the whole warp: the checked one is right for all.
+  if (__all_sync(__activemask(), interior)) {
+    gather<false, Acc, Int, Rank>(p, row, group, kGroups, cover.shift, sum);
+  } else {
+    gather<true, Acc, Int, Rank>(p, row, group, cover.groups, cover.shift, sum);
+  }
+
   Acc add = Acc(0);
   if (bias != nullptr) add = Acc(widen(bias[at.channel_row - p.by_channels.quotient(at.channel_row) * p.by_channels.divisor()]));
-
-  Int o2 = (stretch * vectors * Int(blockDim.x) + Int(threadIdx.x)) * V - Int(place & (align - 1));
-  for (int i = 0; i < vectors && o2 < outputs; ++i, o2 += Int(blockDim.x) * V) {
-    if (o2 <= -V) continue;
-    if (o2 >= 0 && o2 + V <= outputs) {
-      Acc sum[V];
-      gather<Acc, Int, Rank, V, Period>(p, row, o2, sum);
+  T* const target = output + place;
+#pragma unroll
+  for (int g = 0; g < kGroups; ++g) {
+    const Int first = o2 + g * step;
+    if (g < cover.groups && first >= 0 && first + V <= outputs) {
       struct alignas(sizeof(T) * V) Vector {
         T value[V];
       } vector;
 #pragma unroll
-      for (int v = 0; v < V; ++v) vector.value[v] = round_to<T>(sum[v] + add);
-      *reinterpret_cast<Vector*>(target + o2) = vector;
-    } else {
-#pragma unroll 1
-      for (Int o = max(o2, Int(0)); o < min(Int(o2 + V), outputs); ++o) {
-        Acc sum[1];
-        gather<Acc, Int, Rank, 1, 1>(p, row, o, sum);
-        target[o] = round_to<T>(sum[0] + add);
+      for (int v = 0; v < V; ++v) vector.value[v] = round_to<T>(sum[g][v] + add);
+      *reinterpret_cast<Vector*>(target + first) = vector;
+    } else if (g < cover.groups) {
+#pragma unroll
+      for (int v = 0; v < V; ++v) {
+        if (first + v >= 0 && first + v < outputs) target[first + v] = round_to<T>(sum[g][v] + add);
       }
     }
   }
@@ -280,7 +336,7 @@ col2im_channels_first(const Col2imParams<Int> p, const FastDiv<Int> by_stretches
 /// [batch, positions, channels] output. A block gathers a tile of outputs x channels with neighbouring outputs in neighbouring
 /// lanes, as the columns lie, and writes it through shared memory with neighbouring channels in neighbouring lanes.
 template <class T, class Acc, class Int>
-__global__ void __launch_bounds__(kThreads, kMinBlocks)
+__global__ void __launch_bounds__(kThreads, min_blocks<Int, kMaxAxes>())
 col2im_channels_last(const Col2imParams<Int> p, const Acc* __restrict__ columns, const T* __restrict__ bias,
                      T* __restrict__ output, std::int64_t position_tiles, std::int64_t channel_tiles) {
   __shared__ Acc tile[kTransposeTile][kTransposeTile + 1];
@@ -294,16 +350,18 @@ col2im_channels_last(const Col2imParams<Int> p, const Acc* __restrict__ columns,
   const Int channel_begin = Int(block % channel_tiles) * kTransposeTile;
   const Int position_begin = Int(block / channel_tiles % position_tiles) * kTransposeTile;
 
+  wait_for_columns();
   if (position_begin + lane < box) {
     const Int line = p.axis[2].by_outputs.quotient(position_begin + lane);
     const Int o2 = position_begin + lane - line * p.axis[2].by_outputs.divisor();
     const Int o0 = p.axis[1].by_outputs.quotient(line);
     Row<Acc, Int> row = make_row(p, columns, RowPlace<Int>{0, o0, Int(line - o0 * outputs1)});
+    const Group<Int, 1, 1> group(p, o2);
     for (int c = warp; c < kTransposeTile && channel_begin + c < channels; c += kTileRows) {
       row.columns = columns + (sample * channels + channel_begin + c) * std::int64_t(p.columns_per_channel);
-      Acc sum[1];
-      gather<Acc, Int, kMaxAxes, 1, 1>(p, row, o2, sum);
-      tile[c][lane] = sum[0] + (bias == nullptr ? Acc(0) : Acc(widen(bias[channel_begin + c])));
+      Acc sum[1][1] = {};
+      gather<true, Acc, Int, kMaxAxes>(p, row, group, 1, Int(0), sum);
+      tile[c][lane] = sum[0][0] + (bias == nullptr ? Acc(0) : Acc(widen(bias[channel_begin + c])));
     }
   }
   __syncthreads();
@@ -355,23 +413,48 @@ bool fits_int32(const Problem& problem, const Col2imPiece& piece) {
   return outputs <= kMax && columns <= kMax;
 }
 
+/// Launches so that the kernel may begin while its predecessor drains (from compute capability 9.0 on; see wait_for_columns).
+template <class Kernel, class... Arguments>
+void launch_overlapped(Kernel kernel, unsigned blocks, dim3 threads, cudaStream_t stream, Arguments... arguments) {
+  int device = 0, major = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  cudaLaunchAttribute overlap;
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = blocks;
+  config.blockDim = threads;
+  config.stream = stream;
+  config.attrs = &overlap;
+  config.numAttrs = major >= 9 ? 1 : 0;
+  cudaLaunchKernelEx(&config, kernel, arguments...);
+}
+
 template <class T, class Acc, class Int, int Rank, int V, int Period>
 void launch_channels_first(const Problem& problem, const Col2imPiece& piece, const Acc* columns, const T* bias, T* output,
                            cudaStream_t stream) {
-  const auto p = make_params<Int>(problem, piece);
-  constexpr int kLine = 128 / int(sizeof(T));
+  // 64 bytes of outputs a thread keep enough loads in flight, half of that where each of them needs indices of its own.
+  constexpr int kGroups = V == 1 ? 1 : std::max<int>(1, (Period == V ? 32 : 64) / int(sizeof(Acc)) / V);
+  const Axis& last = problem.axes[2];
   const std::int64_t row = piece.output[2].size();
-  const int align = V > 1 && row >= 8 * kLine ? kLine : V;
-  const bool aligned = problem.axes[2].output() % align == 0 && piece.output[2].begin % align == 0;
-  const std::int64_t groups = ceil_div(row + (aligned ? 0 : align - 1), V);
-  int lanes = 1;  // 8 lanes write 128 bytes together; beyond that, vectors come before lanes
-  while (lanes < kThreads && (lanes < 8 ? lanes < groups : lanes * kMaxVectors < groups)) lanes *= 2;
-  const int vectors = int(std::min<std::int64_t>(kMaxVectors, ceil_div(groups, lanes)));
-  const std::int64_t stretches = ceil_div(groups, std::int64_t{lanes} * vectors);
-  const dim3 threads(lanes, kThreads / lanes);
+  RowCover<Int> cover;
+  cover.align = V > 1 && row >= 8 * kLineBytes / int(sizeof(T)) ? kLineBytes / int(sizeof(T)) : V;
+  const bool aligned = last.output() % cover.align == 0 && piece.output[2].begin % cover.align == 0;
+  const std::int64_t groups = ceil_div(row + (aligned ? 0 : cover.align - 1), V);
+  // A thread's groups have the same residues if they are a multiple of the stride apart.
+  const std::int64_t unit = last.stride / std::gcd(last.stride, std::int64_t{V});
+  std::int64_t lanes = unit <= kThreads ? round_up(ceil_div(groups, kGroups), unit) : ceil_div(groups, kGroups);
+  lanes = std::min(lanes, unit <= kThreads ? kThreads / unit * unit : std::int64_t{kThreads});
+  cover.groups = unit <= kThreads ? kGroups : 1;
+  cover.shift = Int(unit <= kThreads ? lanes * V / last.stride : 0);
+  const std::int64_t stretches = ceil_div(groups, lanes * cover.groups);
+  cover.by_stretches = FastDiv<Int>(stretches);
+  const dim3 threads(static_cast<unsigned>(lanes), static_cast<unsigned>(kThreads / lanes));
+  const auto p = make_params<Int>(problem, piece);
   const auto blocks = static_cast<unsigned>(ceil_div(p.rows, threads.y) * stretches);
-  col2im_channels_first<T, Acc, Int, Rank, V, Period>
-      <<<blocks, threads, 0, stream>>>(p, FastDiv<Int>(stretches), vectors, align, columns, bias, output);
+  launch_overlapped(&col2im_channels_first<T, Acc, Int, Rank, V, Period, kGroups>, blocks, threads, stream, p, cover, columns,
+                    bias, output);
 }
 
 template <class T, class Acc, int Rank>
@@ -397,8 +480,8 @@ void launch_channels_last(const Problem& problem, const Col2imPiece& piece, cons
   const std::int64_t position_tiles = ceil_div(box, kTransposeTile);
   const std::int64_t channel_tiles = ceil_div(problem.out_channels, kTransposeTile);
   const auto blocks = static_cast<unsigned>(position_tiles * channel_tiles * piece.batch.size());
-  col2im_channels_last<T, Acc, Int>
-      <<<blocks, kThreads, 0, stream>>>(p, columns, bias, output, position_tiles, channel_tiles);
+  launch_overlapped(&col2im_channels_last<T, Acc, Int>, blocks, dim3(kThreads), stream, p, columns, bias, output, position_tiles,
+                    channel_tiles);
 }
 
 template <class T, class Acc>

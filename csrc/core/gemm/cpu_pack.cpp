@@ -9,14 +9,37 @@
 namespace convt_gemm {
 namespace {
 
-/// Part [begin, end) of a tile's row of inputs that lies in the tensor; the first entry of the row is input `first`.
-Range inside(const CpuAxis& axis, const CpuTileAxis& tile, std::int64_t inputs, std::int64_t* first) {
-  *first = tile.first_position - axis.halo;
-  Range range;
-  range.begin = std::clamp<std::int64_t>(-*first, 0, inputs);
-  range.end = std::clamp<std::int64_t>(axis.axis.input - *first, range.begin, inputs);
-  return range;
-}
+/// The inputs of one axis of a packed tile: runs of neighbouring inputs, one after the other.
+class Runs {
+ public:
+  Runs(const CpuAxis& axis, const CpuTileAxis& tile, const CpuTileLayout& layout, int a)
+      : extent_(axis.axis.input), step_(axis.residues.input_step), first_(tile.first_position - (axis.most_taps - 1) * step_) {
+    const bool separate = layout.window_step[a] < step_;
+    count_ = separate ? axis.most_taps : 1;
+    length_ = layout.inputs[a] / count_;
+  }
+
+  std::int64_t count() const { return count_; }
+  std::int64_t length() const { return length_; }
+  /// The input at place 0 of a run; it and others may lie outside the tensor.
+  std::int64_t first(std::int64_t run) const { return first_ + run * step_; }
+  /// Places of a run that lie in the tensor.
+  Range inside(std::int64_t run) const {
+    Range range;
+    range.begin = std::clamp<std::int64_t>(-first(run), 0, length_);
+    range.end = std::clamp<std::int64_t>(extent_ - first(run), range.begin, length_);
+    return range;
+  }
+  /// The input at a place of the packed axis, -1 if it lies outside the tensor.
+  std::int64_t input(std::int64_t place) const {
+    const std::int64_t input = first(place / length_) + place % length_;
+    return input >= 0 && input < extent_ ? input : -1;
+  }
+
+ private:
+  std::int64_t extent_, step_, first_;
+  std::int64_t count_ = 1, length_ = 1;
+};
 
 template <typename Stored, typename T>
 void copy_row(const Stored* source, std::int64_t count, T* destination) {
@@ -28,8 +51,25 @@ void zero(T* begin, T* end) {
   for (; begin < end; ++begin) *begin = T(0);
 }
 
-/// Positions whose cache lines are kept while a channels_last row is transposed.
-constexpr std::int64_t kTransposeRun = 32;
+/// `length` neighbouring inputs of every channel, of which `valid` lie in the tensor: [input][channel] to [channel][input].
+template <typename Stored, typename T>
+void transpose_run(const Stored* source, std::int64_t input_step, Range valid, std::int64_t length, std::int64_t channels,
+                   std::int64_t channel_step, T* packed) {
+  for (std::int64_t c = 0; c < channels; ++c) {
+    T* const row = packed + c * channel_step;
+    zero(row, row + valid.begin);
+    zero(row + valid.end, row + length);
+  }
+  // So few inputs that their cache lines are still there for the next channel.
+  constexpr std::int64_t kInputs = 32;
+  for (std::int64_t begin = valid.begin; begin < valid.end; begin += kInputs) {
+    const std::int64_t end = std::min(begin + kInputs, valid.end);
+    for (std::int64_t c = 0; c < channels; ++c) {
+      T* const row = packed + c * channel_step;
+      for (std::int64_t i = begin; i < end; ++i) row[i] = to_accumulator(source[i * input_step + c]);
+    }
+  }
+}
 
 }  // namespace
 
@@ -38,40 +78,31 @@ void pack_input(const CpuSchedule& schedule, const CpuTile& tile, const Stored* 
   const Problem& problem = schedule.problem;
   const CpuTileLayout& layout = tile.layout;
   const std::int64_t channels = problem.group_in_channels();
-  const bool channels_last = problem.layout == Layout::channels_last;
-  std::array<std::int64_t, kMaxAxes> first;
-  std::array<Range, kMaxAxes> valid;
-  for (int a = 0; a < kMaxAxes; ++a) valid[a] = inside(schedule.axes[a], tile.axis[a], layout.inputs[a], &first[a]);
+  const Runs runs0(schedule.axes[0], tile.axis[0], layout, 0), runs1(schedule.axes[1], tile.axis[1], layout, 1),
+      runs2(schedule.axes[2], tile.axis[2], layout, 2);
 
   // Strides of the tensor, in elements.
+  const bool channels_last = problem.layout == Layout::channels_last;
   const std::int64_t step = channels_last ? problem.in_channels : 1;
   const std::int64_t channel_stride = channels_last ? 1 : problem.input_positions();
   const std::int64_t stride1 = problem.axes[2].input * step;
   const std::int64_t stride0 = problem.axes[1].input * stride1;
   const std::int64_t sample_stride = problem.in_channels * problem.input_positions();
-  const Stored* const group = input + tile.group * channels * channel_stride + first[2] * step;
+  const Stored* const group = input + tile.group * channels * channel_stride + tile.first_sample * sample_stride;
 
-  const std::int64_t width = layout.inputs[2];
-  const std::int64_t tail = layout.samples * layout.sample_step;
+  const std::int64_t width = layout.inputs[2], height = layout.inputs[1];
+  const std::int64_t last = layout.input_of(layout.samples - 1, layout.inputs[0] - 1, height - 1) + width;
   if (channels_last) {
-    for (std::int64_t c = 0; c < channels; ++c) zero(packed + c * layout.channel_step + tail, packed + (c + 1) * layout.channel_step);
+    for (std::int64_t c = 0; c < channels; ++c) zero(packed + c * layout.channel_step + last, packed + (c + 1) * layout.channel_step);
     for (std::int64_t s = 0; s < layout.samples; ++s) {
       for (std::int64_t p0 = 0; p0 < layout.inputs[0]; ++p0) {
         for (std::int64_t p1 = 0; p1 < layout.inputs[1]; ++p1) {
-          T* const row = packed + s * layout.sample_step + p0 * layout.input_step[0] + p1 * layout.input_step[1];
-          const bool in = p0 >= valid[0].begin && p0 < valid[0].end && p1 >= valid[1].begin && p1 < valid[1].end;
-          const Range run = in ? valid[2] : Range{0, 0};
-          for (std::int64_t c = 0; c < channels; ++c) {
-            zero(row + c * layout.channel_step, row + c * layout.channel_step + run.begin);
-            zero(row + c * layout.channel_step + run.end, row + c * layout.channel_step + width);
-          }
-          const Stored* const source =
-              group + (tile.first_sample + s) * sample_stride + (first[0] + p0) * stride0 + (first[1] + p1) * stride1;
-          for (std::int64_t begin = run.begin; begin < run.end; begin += kTransposeRun) {
-            const std::int64_t end = std::min(begin + kTransposeRun, run.end);
-            for (std::int64_t c = 0; c < channels; ++c) {
-              for (std::int64_t p = begin; p < end; ++p) row[c * layout.channel_step + p] = to_accumulator(source[p * step + c]);
-            }
+          const std::int64_t i0 = runs0.input(p0), i1 = runs1.input(p1);
+          const Stored* const line = group + s * sample_stride + i0 * stride0 + i1 * stride1;
+          T* row = packed + layout.input_of(s, p0, p1);
+          for (std::int64_t run = 0; run < runs2.count(); ++run, row += runs2.length()) {
+            const Range valid = i0 < 0 || i1 < 0 ? Range{0, 0} : runs2.inside(run);
+            transpose_run(line + runs2.first(run) * step, step, valid, runs2.length(), channels, layout.channel_step, row);
           }
         }
       }
@@ -79,28 +110,34 @@ void pack_input(const CpuSchedule& schedule, const CpuTile& tile, const Stored* 
     return;
   }
   for (std::int64_t c = 0; c < channels; ++c) {
-    T* row = packed + c * layout.channel_step;
+    T* const channel = packed + c * layout.channel_step;
     for (std::int64_t s = 0; s < layout.samples; ++s) {
-      const Stored* const sample = group + (tile.first_sample + s) * sample_stride + c * channel_stride;
+      const Stored* const sample = group + s * sample_stride + c * channel_stride;
       for (std::int64_t p0 = 0; p0 < layout.inputs[0]; ++p0) {
-        if (p0 < valid[0].begin || p0 >= valid[0].end) {
-          zero(row, row + layout.input_step[0]);
-          row += layout.input_step[0];
+        const std::int64_t i0 = runs0.input(p0);
+        if (i0 < 0) {
+          T* const plane = channel + layout.input_of(s, p0, 0);
+          zero(plane, plane + layout.input_of(0, 0, height - 1) + width);
           continue;
         }
-        for (std::int64_t p1 = 0; p1 < layout.inputs[1]; ++p1, row += width) {
-          if (p1 < valid[1].begin || p1 >= valid[1].end) {
+        for (std::int64_t p1 = 0; p1 < height; ++p1) {
+          const std::int64_t i1 = runs1.input(p1);
+          T* row = channel + layout.input_of(s, p0, p1);
+          if (i1 < 0) {
             zero(row, row + width);
             continue;
           }
-          const Stored* const source = sample + (first[0] + p0) * stride0 + (first[1] + p1) * stride1;
-          zero(row, row + valid[2].begin);
-          copy_row(source + valid[2].begin, valid[2].size(), row + valid[2].begin);
-          zero(row + valid[2].end, row + width);
+          const Stored* const line = sample + i0 * stride0 + i1 * stride1;
+          for (std::int64_t run = 0; run < runs2.count(); ++run, row += runs2.length()) {
+            const Range valid = runs2.inside(run);
+            zero(row, row + valid.begin);
+            if (valid.size() > 0) copy_row(line + runs2.first(run) + valid.begin, valid.size(), row + valid.begin);
+            zero(row + valid.end, row + runs2.length());
+          }
         }
       }
     }
-    zero(row, packed + (c + 1) * layout.channel_step);
+    zero(channel + last, channel + layout.channel_step);
   }
 }
 
@@ -163,8 +200,8 @@ void pack_weights(const CpuSchedule& schedule, CpuIsa isa, std::int64_t group, s
   const std::array<std::int64_t, kMaxAxes> lead_step{kernel12, kernel2, 1};
   std::array<std::int64_t, kMaxAxes> tap_step;
   for (int a = 0; a < kMaxAxes; ++a) tap_step[a] = schedule.axes[a].residues.tap_step * lead_step[a];
-  const Stored* const source =
-      weight + (group * problem.group_in_channels() + first_depth) * weight_step + channels.first * kernel;
+  const Stored* source = weight + (group * problem.group_in_channels() + first_depth) * weight_step + channels.first * kernel;
+  for (int a = 0; a < kMaxAxes; ++a) source += schedule.axes[a].first_tap * lead_step[a];
 
   // A few input channels at a time: their weights stay in the first-level cache until every tap has been copied.
   constexpr std::int64_t kStreams = 8;

@@ -114,7 +114,8 @@ class Run {
       index /= s.tiles[a];
     }
     tile.first_sample = index * s.piece.batch;
-    tile.layout = CpuTileLayout(s.axes, std::min(s.piece.batch, s.problem.batch - tile.first_sample), tile.axis);
+    tile.layout = CpuTileLayout(s.axes, std::min(s.piece.batch, s.problem.batch - tile.first_sample), tile.axis,
+                                s.row_step);
   }
 
   void run_task(std::int64_t task, Worker* worker) const {
@@ -147,7 +148,7 @@ class Run {
       gemm.weight = scratch.weights;
     }
     const T* input = scratch.tile + first_depth * layout.channel_step;
-    for (int a = 0; a < kMaxAxes; ++a) input += s.axes[a].halo * layout.input_step[a];
+    for (int a = 0; a < kMaxAxes; ++a) input += layout.halo[a] * layout.input_step[a];
     gemm.row_step = layout.row_step;
     gemm.accumulate = first_depth > 0;
     T* rows = scratch.columns;
@@ -191,15 +192,15 @@ class Run {
   }
 
   /// Taps of every axis, then input channels; loops of one term are moved outwards, so that the innermost is as long as it can be.
-  void set_depth(const CpuTileLayout& layout, const LeadClasses& classes, std::int64_t channels,
-                 std::array<DepthLoop, 4>* depth) const {
+  static void set_depth(const CpuTileLayout& layout, const LeadClasses& classes, std::int64_t channels,
+                        std::array<DepthLoop, 4>* depth) {
     int slot = 3;
     const auto add = [&](std::int64_t count, std::int64_t step) {
       if (count > 1) (*depth)[slot--] = {count, step};
     };
     add(channels, layout.channel_step);
     for (int a = kMaxAxes - 1; a >= 0; --a) {
-      add(classes.axis[a].taps, -schedule_.axes[a].residues.input_step * layout.input_step[a]);
+      add(classes.axis[a].taps, -layout.window_step[a] * layout.input_step[a]);
     }
     while (slot >= 0) (*depth)[slot--] = {};
   }

@@ -37,7 +37,7 @@ CpuTileAxis positions_of(const CpuAxis& a, Range output) {
   const std::int64_t last_u = (output.end - 1 + a.axis.padding) / a.residues.gcd;
   CpuTileAxis tile;
   tile.output = output;
-  tile.first_position = first_position(a, a.leads - 1, first_u);
+  tile.first_position = first_position(a, std::max<std::int64_t>(a.leads - 1, 0), first_u);
   tile.positions = std::max<std::int64_t>(first_position(a, 0, last_u + 1) - tile.first_position, 1);
   for (int c = 0; c < a.classes; ++c) {
     const LeadClass& leads = a.lead_class[c];
@@ -45,6 +45,13 @@ CpuTileAxis positions_of(const CpuAxis& a, Range output) {
     range.begin = first_position(a, leads.first + leads.count - 1, first_u) - tile.first_position;
     range.end = std::max(range.begin, first_position(a, leads.first, last_u + 1) - tile.first_position);
     tile.most_of_class = std::max(tile.most_of_class, range.size());
+  }
+  const std::int64_t halo = (a.most_taps - 1) * a.residues.input_step;
+  const std::int64_t first_input = tile.first_position - halo;
+  const std::int64_t leading = -first_input, trailing = tile.first_position + tile.positions - a.axis.input;
+  // No more than the halo, so that the columns of neighbouring lines stay apart; none if windows do not overlap.
+  if (a.residues.input_step <= tile.positions) {
+    tile.shared_zeros = std::clamp<std::int64_t>(std::min(leading, trailing), 0, halo);
   }
   return tile;
 }
@@ -64,66 +71,80 @@ std::int64_t accumulator_size(DType dtype) { return dtype == DType::float64 ? 8 
 CpuAxis cpu_axis(const Axis& axis, bool split_leads) {
   CpuAxis a;
   a.axis = axis;
+  // Tap k writes outputs from k*dilation - padding to (input-1)*stride + k*dilation - padding. The padding stays non-negative.
+  const std::int64_t before = axis.padding - (axis.input - 1) * axis.stride;
+  a.first_tap = before <= 0 ? 0 : std::min(ceil_div(before, axis.dilation), axis.padding / axis.dilation);
+  const std::int64_t last_tap = std::min(axis.kernel - 1, (axis.output() - 1 + axis.padding) / axis.dilation);
+  a.axis.padding -= a.first_tap * axis.dilation;
+  a.axis.kernel = std::max<std::int64_t>(last_tap + 1 - a.first_tap, 0);
+  a.axis.output_padding = 0;
   if (axis.input == 1) {
     // The stride of a single input is never used. One that exceeds the kernel gives every output its own residue with a single
     // tap, so that no product with a zero from the halo is formed.
-    const std::int64_t last_u = (axis.padding + axis.output() - 1) / axis.dilation;
-    a.axis.stride = axis.dilation * std::max(axis.kernel, last_u + 1);
-    a.axis.output_padding = 0;
+    const std::int64_t last_u = (a.axis.padding + axis.output() - 1) / axis.dilation;
+    a.axis.stride = axis.dilation * std::max(a.axis.kernel, last_u + 1);
   }
   a.residues = residues_of(a.axis);
   const std::int64_t step = a.residues.tap_step;
-  a.leads = std::min(step, axis.kernel);
-  const std::int64_t longer = axis.kernel % step;
-  const std::int64_t taps = axis.kernel / step;
+  a.leads = std::min(step, a.axis.kernel);
+  a.most_taps = std::max<std::int64_t>(ceil_div(a.axis.kernel, step), 1);
+  const std::int64_t longer = a.axis.kernel % step;
   if (split_leads && a.leads <= kMaxLeadClasses) {
     a.classes = int(a.leads);
-    for (std::int64_t lead = 0; lead < a.leads; ++lead) a.lead_class[lead] = {lead, 1, ceil_div(axis.kernel - lead, step)};
-  } else if (taps == 0 || longer == 0) {
-    a.lead_class[0] = {0, a.leads, std::max<std::int64_t>(taps, 1)};
+    for (std::int64_t lead = 0; lead < a.leads; ++lead) a.lead_class[lead] = {lead, 1, ceil_div(a.axis.kernel - lead, step)};
+  } else if (a.axis.kernel <= step || longer == 0) {
+    a.classes = a.leads == 0 ? 0 : 1;
+    a.lead_class[0] = {0, a.leads, a.most_taps};
   } else {
     a.classes = 2;
-    a.lead_class[0] = {0, longer, taps + 1};
-    a.lead_class[1] = {longer, a.leads - longer, taps};
+    a.lead_class[0] = {0, longer, a.most_taps};
+    a.lead_class[1] = {longer, a.leads - longer, a.most_taps - 1};
   }
-  a.halo = (a.lead_class[0].taps - 1) * a.residues.input_step;
   return a;
 }
 
 CpuTileLayout::CpuTileLayout(const std::array<CpuAxis, kMaxAxes>& axes, std::int64_t sample_count,
-                             const std::array<CpuTileAxis, kMaxAxes>& tile)
+                             const std::array<CpuTileAxis, kMaxAxes>& tile, std::int64_t most_row_step)
     : samples(sample_count) {
   std::array<std::int64_t, kMaxAxes> most;
   for (int a = 0; a < kMaxAxes; ++a) {
     positions[a] = tile[a].positions;
     most[a] = tile[a].most_of_class;
-    inputs[a] = positions[a] + axes[a].halo;
+    window_step[a] = std::min(axes[a].residues.input_step, positions[a]);
+    halo[a] = (axes[a].most_taps - 1) * window_step[a];
+    inputs[a] = positions[a] + halo[a];
   }
-  input_step = {inputs[1] * inputs[2], inputs[2], 1};
-  sample_step = inputs[0] * input_step[0];
-  // A segment's last vector may reach one lane beyond it.
-  channel_step = spread_row(samples * sample_step + kCpuLane);
+  input_step[1] = inputs[2] - tile[2].shared_zeros;
+  input_step[0] = (inputs[1] - tile[1].shared_zeros) * input_step[1];
+  sample_step = (inputs[0] - tile[0].shared_zeros) * input_step[0];
+  // Behind the last input there is what its line, plane and sample do not share, and one lane that the last vector may reach.
+  const std::int64_t unshared = tile[2].shared_zeros + tile[1].shared_zeros * input_step[1] + tile[0].shared_zeros * input_step[0];
+  channel_step = spread_row(samples * sample_step + unshared + kCpuLane);
 
-  // The cheapest way to go through the positions of a class.
-  const std::array<std::int64_t, 4> count{samples * most[0] * most[1], samples * most[0], samples, 1};
-  std::array<std::int64_t, 4> length{most[2]};
-  length[1] = length[0] + (most[1] - 1) * input_step[1];
-  length[2] = length[1] + (most[0] - 1) * input_step[0];
-  length[3] = length[2] + (samples - 1) * sample_step;
-  const auto cost = [&](int level) { return count[level] * (round_up(length[level], kCostLane) + kSegmentCost); };
-  for (int level = 1; level < 4; ++level) {
-    if (cost(level) <= cost(merged)) merged = level;
+  // Positions that a way to merge goes through for one class, and places for the columns of all classes: they share those of the
+  // widest range. Whole vectors are written: a class that begins later in the range than others may end up to a vector later, on
+  // places of the next segment that it does not use itself, or behind the last one.
+  const auto length = [&](int level, const std::array<std::int64_t, kMaxAxes>& extent) {
+    std::int64_t positions_in_segment = extent[2];
+    if (level > 0) positions_in_segment += (extent[1] - 1) * input_step[1];
+    if (level > 1) positions_in_segment += (extent[0] - 1) * input_step[0];
+    if (level > 2) positions_in_segment += (samples - 1) * sample_step;
+    return positions_in_segment;
+  };
+  const auto count = [&](int level, const std::array<std::int64_t, kMaxAxes>& extent) {
+    return level > 2 ? 1 : samples * (level > 1 ? 1 : extent[0]) * (level > 0 ? 1 : extent[1]);
+  };
+  std::int64_t least = -1;
+  for (int level = 3; level >= 0; --level) {
+    const std::int64_t step = round_up(length(level, positions), kCostLane);
+    const std::int64_t row = spread_row(count(level, positions) * step + kCostLane);
+    const std::int64_t cost = count(level, most) * (round_up(length(level, most), kCostLane) + kSegmentCost);
+    if (row > most_row_step || (least >= 0 && cost >= least)) continue;
+    least = cost;
+    merged = level;
+    segment_step = step;
+    row_step = row;
   }
-  // Columns of all classes share the places of the widest range; a class may begin anywhere in it.
-  const std::array<std::int64_t, 4> segments{samples * positions[0] * positions[1], samples * positions[0], samples, 1};
-  std::array<std::int64_t, 4> widest{positions[2]};
-  widest[1] = widest[0] + (positions[1] - 1) * input_step[1];
-  widest[2] = widest[1] + (positions[0] - 1) * input_step[0];
-  widest[3] = widest[2] + (samples - 1) * sample_step;
-  // Whole vectors are written: a class that begins later in the range than others may end up to a vector later, on places of the
-  // next segment that it does not use itself, or behind the last one.
-  segment_step = round_up(widest[merged], kCostLane);
-  row_step = spread_row(segments[merged] * segment_step + kCostLane);
 }
 
 std::int64_t CpuTileLayout::column_of(std::int64_t sample, std::int64_t p0, std::int64_t p1) const {
@@ -153,9 +174,11 @@ CpuSchedule::CpuSchedule(const Problem& wanted, const Piece& wanted_piece) : pro
       const CpuTileAxis tile = tile_axis(a, t);
       largest[a].positions = std::max(largest[a].positions, tile.positions);
       largest[a].most_of_class = std::max(largest[a].most_of_class, tile.most_of_class);
+      if (tiles[a] == 1) largest[a].shared_zeros = tile.shared_zeros;
     }
     rows_per_channel *= axis.leads;
-    most_taps *= axis.lead_class[0].taps;
+    most_taps *= axis.most_taps;
+    used_taps *= axis.axis.kernel;
   }
   sample_tiles = ceil_div(problem.batch, std::max<std::int64_t>(piece.batch, 1));
 
@@ -163,13 +186,13 @@ CpuSchedule::CpuSchedule(const Problem& wanted, const Piece& wanted_piece) : pro
   const std::int64_t in_channels = problem.group_in_channels();
   const std::int64_t most_depth = most_taps == 1 ? 256 : most_taps <= 4 ? 128 : 64;
   depth_chunk = ceil_div(in_channels, ceil_div(in_channels, most_depth));
-  used_taps = problem.taps();
 
-  const CpuTileLayout layout(axes, piece.batch, largest);
+  const CpuTileLayout layout(axes, piece.batch, largest, std::numeric_limits<std::int64_t>::max());
+  row_step = layout.row_step;
   const std::int64_t size = accumulator_size(problem.dtype);
   const std::int64_t out_channels = problem.group_out_channels();
-  block = std::min(kColumnBytes / (rows_per_channel * layout.row_step * size),
-                   kBlockWeightBytes / (used_taps * depth_chunk * size));
+  block = std::min(kColumnBytes / (std::max<std::int64_t>(rows_per_channel, 1) * layout.row_step * size),
+                   kBlockWeightBytes / (std::max<std::int64_t>(used_taps, 1) * depth_chunk * size));
   block = even_block(std::clamp<std::int64_t>(block, 1, out_channels), out_channels);
   blocks = ceil_div(out_channels, block);
 
@@ -178,7 +201,7 @@ CpuSchedule::CpuSchedule(const Problem& wanted, const Piece& wanted_piece) : pro
   const bool rounds = problem.dtype == DType::bfloat16 || problem.dtype == DType::float16;
   line_elements = rounds ? round_up(std::min(piece.output[2], problem.axes[2].output()), kCpuLane) : 0;
   block_weights = round_up(block * used_taps * depth_chunk, kCpuLane);
-  all_weights = round_up(problem.weight_elements(), kCpuLane);
+  all_weights = round_up(problem.in_channels * out_channels * used_taps, kCpuLane);
 }
 
 CpuTileAxis CpuSchedule::tile_axis(int a, std::int64_t tile) const {

@@ -25,11 +25,13 @@ struct LeadClass {
 
 inline constexpr int kMaxLeadClasses = 8;
 
+/// An axis without the taps at either end that reach no output: they would only widen the halo.
 struct CpuAxis {
-  Axis axis;  ///< as in the problem, but for the stride of an axis with a single input, see cpu_axis()
+  Axis axis;                   ///< kernel and padding without those taps; stride see cpu_axis()
+  std::int64_t first_tap = 0;  ///< of the problem's kernel
   Residues residues;
-  std::int64_t leads = 1;
-  std::int64_t halo = 0;  ///< inputs before position m that an output at m can read
+  std::int64_t leads = 1;      ///< 0 if no tap reaches an output
+  std::int64_t most_taps = 1;  ///< of any lead
   int classes = 1;
   std::array<LeadClass, kMaxLeadClasses> lead_class;
 
@@ -48,15 +50,20 @@ struct CpuTileAxis {
   std::int64_t positions = 0;       ///< from there to the last of any class
   std::array<Range, kMaxLeadClasses> of_class;  ///< relative to first_position; empty if the class has no output here
   std::int64_t most_of_class = 1;   ///< size of the longest of these
+  std::int64_t shared_zeros = 0;    ///< inputs that lie outside the tensor at either end of the halo and positions
 };
 
-/// A packed input tile is [channel][sample][axis 0][axis 1][axis 2] with a halo before every axis, and the columns of a row are
+/// A packed input tile is [channel][sample][axis 0][axis 1][axis 2], every axis with its taps' windows of inputs, last tap
+/// first: window j holds the inputs m - j*D' of all positions m. Windows overlap, so that they are one run with a halo, unless D'
+/// exceeds the number of positions. Neighbouring lines, planes and samples share the zeros between them. The columns of a row are
 /// [segment][position in segment]: a segment merges as many of the inner dimensions as costs least, its positions run through
 /// the halos between them, and those columns are never read.
 struct CpuTileLayout {
   std::int64_t samples = 1;
   std::array<std::int64_t, kMaxAxes> positions{1, 1, 1};
-  std::array<std::int64_t, kMaxAxes> inputs{1, 1, 1};      ///< positions + halo
+  std::array<std::int64_t, kMaxAxes> window_step{1, 1, 1};  ///< from a tap's window to the one before
+  std::array<std::int64_t, kMaxAxes> halo{0, 0, 0};         ///< inputs before window 0
+  std::array<std::int64_t, kMaxAxes> inputs{1, 1, 1};       ///< positions + halo
   std::array<std::int64_t, kMaxAxes> input_step{1, 1, 1};  ///< from one input to the next on an axis, within a channel
   std::int64_t sample_step = 1;
   std::int64_t channel_step = 1;
@@ -65,9 +72,11 @@ struct CpuTileLayout {
   std::int64_t row_step = 1;      ///< from one row of columns to the next
 
   CpuTileLayout() = default;
-  CpuTileLayout(const std::array<CpuAxis, kMaxAxes>& axes, std::int64_t samples, const std::array<CpuTileAxis, kMaxAxes>& tile);
+  /// `most_row_step` bounds row_step; a tile with no more samples and positions than that of another layout keeps to the other's.
+  CpuTileLayout(const std::array<CpuAxis, kMaxAxes>& axes, std::int64_t samples, const std::array<CpuTileAxis, kMaxAxes>& tile,
+                std::int64_t most_row_step);
 
-  /// Where a position (p0, p1, 0) lies within a channel of the packed tile, without its halo.
+  /// Where a position (p0, p1, 0) lies within a channel of the packed tile, counted from the first without the halos.
   std::int64_t input_of(std::int64_t sample, std::int64_t p0, std::int64_t p1) const {
     return sample * sample_step + p0 * input_step[0] + p1 * input_step[1];
   }
@@ -89,7 +98,8 @@ struct CpuSchedule {
   std::int64_t block = 1;          ///< output channels whose columns are in memory at a time
   std::int64_t blocks = 1;         ///< per group
   std::int64_t rows_per_channel = 1;
-  std::int64_t used_taps = 1;      ///< taps of all leads: the problem's taps
+  std::int64_t row_step = 1;       ///< of the largest tile's columns
+  std::int64_t used_taps = 1;      ///< taps that reach an output
 
   std::int64_t tile_elements = 0;    ///< packed input, per thread
   std::int64_t column_elements = 0;  ///< per thread

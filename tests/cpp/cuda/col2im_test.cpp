@@ -1,6 +1,4 @@
 // col2im by itself: random columns, any piece, against a plain scatter.
-#include "col2im/cuda_col2im.h"
-
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -9,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "col2im/cuda_col2im.h"
 #include "cuda/plan_runner.h"
 #include "support/problems.h"
 
@@ -19,8 +18,8 @@ std::int64_t box_of(const std::array<Range, kMaxAxes>& ranges) {
   return ranges[0].size() * ranges[1].size() * ranges[2].size();
 }
 
-/// Adds every column to its output, then the bias; `columns` are [batch, channels, taps, box of inputs]. The result is the whole
-/// output in bytes, NaN wherever the piece does not write.
+/// Adds every column to its output, then the bias; `columns` are [batch, channels, taps, box of inputs]. The result is
+/// the whole output in bytes, NaN wherever the piece does not write.
 Bytes scattered(const Problem& p, const Col2imPiece& piece, const std::vector<double>& columns,
                 const std::vector<double>& bias) {
   const std::int64_t inputs = box_of(piece.input), outputs = box_of(piece.output);
@@ -44,7 +43,8 @@ Bytes scattered(const Problem& p, const Col2imPiece& piece, const std::vector<do
             rest_i /= piece.input[a].size();
             rest_tap /= p.axes[a].kernel;
           }
-          if (within) sums[std::size_t(target)] += columns[std::size_t(((n * p.out_channels + c) * p.taps() + tap) * inputs + i)];
+          if (within)
+            sums[std::size_t(target)] += columns[std::size_t(((n * p.out_channels + c) * p.taps() + tap) * inputs + i)];
         }
       }
       const Bytes values = encode(p.dtype, sums);
@@ -104,7 +104,8 @@ TEST_P(Col2im, EveryPieceIsTheScatter) {
                      std::to_string(piece.output[1].begin) + "," + std::to_string(piece.output[2].begin) + " to " +
                      std::to_string(piece.output[0].end) + "," + std::to_string(piece.output[1].end) + "," +
                      std::to_string(piece.output[2].end));
-        const std::vector<double> columns = integers(piece.batch.size() * problem.out_channels * problem.taps() * inputs, 5, 9);
+        const std::vector<double> columns =
+            integers(piece.batch.size() * problem.out_channels * problem.taps() * inputs, 5, 9);
         const std::vector<double> bias = integers(problem.out_channels, 6);
         const DeviceArray device_columns(encode(dtype == DType::float64 ? DType::float64 : DType::float32, columns));
         const DeviceArray device_bias(encode(dtype, bias));
@@ -122,7 +123,8 @@ TEST_P(Col2im, EveryPieceIsTheScatter) {
         // Bytes, not values: what the piece does not own must keep its NaN.
         const Bytes got = output.read(), want = scattered(problem, piece, columns, bias);
         if (got == want) continue;
-        const auto first = std::size_t(std::mismatch(got.begin(), got.end(), want.begin()).first - got.begin()) / size_of(dtype);
+        const auto first =
+            std::size_t(std::mismatch(got.begin(), got.end(), want.begin()).first - got.begin()) / size_of(dtype);
         FAIL() << "first difference at element " << first << ": got " << decode(dtype, got)[first] << ", expected "
                << decode(dtype, want)[first];
       }
@@ -132,7 +134,8 @@ TEST_P(Col2im, EveryPieceIsTheScatter) {
 
 std::vector<NamedProblem> problems_with_batch() {
   std::vector<NamedProblem> problems = small_problems();
-  problems.erase(std::remove_if(problems.begin(), problems.end(), [](const NamedProblem& named) { return named.problem.batch == 0; }),
+  problems.erase(std::remove_if(problems.begin(), problems.end(),
+                                [](const NamedProblem& named) { return named.problem.batch == 0; }),
                  problems.end());
   return problems;
 }

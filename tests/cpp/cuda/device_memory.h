@@ -1,5 +1,6 @@
 #pragma once
-// Device memory of the tests. Every byte is written before it is read, so that initcheck has nothing to say about the tests.
+// Device memory of the tests. Every byte is written before it is read, so that initcheck has nothing to say about the
+// tests.
 #include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
 
@@ -17,7 +18,8 @@ class DeviceArray {
   explicit DeviceArray(const Bytes& bytes) {
     if (bytes.empty()) return;
     check_cuda(cudaMalloc(&data_, bytes.size()), "cudaMalloc");
-    check_cuda(cudaMemcpyAsync(data_, bytes.data(), bytes.size(), cudaMemcpyHostToDevice, Machine::get().stream()), "upload");
+    check_cuda(cudaMemcpyAsync(data_, bytes.data(), bytes.size(), cudaMemcpyHostToDevice, Machine::get().stream()),
+               "upload");
     Machine::get().synchronize();
   }
   ~DeviceArray() { cudaFree(data_); }
@@ -30,7 +32,8 @@ class DeviceArray {
   void* data_ = nullptr;
 };
 
-/// Memory that a call writes: filled with NaN of every dtype, between guard bytes. Keeps its allocation from call to call.
+/// Memory that a call writes: filled with NaN of every dtype, between guard bytes. Keeps its allocation from call to
+/// call.
 class GuardedMemory {
  public:
   static constexpr unsigned char kNaN = 0xff;
@@ -77,7 +80,8 @@ class GuardedMemory {
   Bytes copy(std::size_t offset, std::size_t bytes) const {
     Bytes result(bytes);
     const auto* from = static_cast<unsigned char*>(base_) + offset;
-    check_cuda(cudaMemcpyAsync(result.data(), from, bytes, cudaMemcpyDeviceToHost, Machine::get().stream()), "download");
+    check_cuda(cudaMemcpyAsync(result.data(), from, bytes, cudaMemcpyDeviceToHost, Machine::get().stream()),
+               "download");
     Machine::get().synchronize();
     return result;
   }

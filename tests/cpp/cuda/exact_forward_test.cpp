@@ -1,5 +1,5 @@
-// The exact oracle: small integers are exact in every dtype, in TF32 and in float32 sums, so that every plan, whatever its
-// tile, order of summation or pieces, must give the reference's values bit for bit.
+// The exact oracle: small integers are exact in every dtype, in TF32 and in float32 sums, so that every plan, whatever
+// its tile, order of summation or pieces, must give the reference's values bit for bit.
 #include <gtest/gtest.h>
 
 #include <cstdint>
@@ -64,11 +64,13 @@ TEST_P(ExactForward, EveryPlanIsTheReference) {
 TEST_P(ExactForward, FullPrecisionKeepsThirteenBits) {
   const Problem& problem = GetParam().problem;
   // Sums must stay below 2^24 to be exact in float32.
-  if (double(problem.group_in_channels()) * double(problem.taps()) * 4097 * 3 >= 0x1p24) GTEST_SKIP() << "sums are too large";
+  if (double(problem.group_in_channels()) * double(problem.taps()) * 4097 * 3 >= 0x1p24)
+    GTEST_SKIP() << "sums are too large";
   Operands operands = integer_operands(problem);
   for (double& value : operands.input) value += value < 0 ? -4094 : 4094;
-  expect_exact(problem, operands,
-               {{DType::float32, Precision::ieee}, {DType::float32, Precision::tf32x3}, {DType::float64, Precision::ieee}});
+  expect_exact(
+      problem, operands,
+      {{DType::float32, Precision::ieee}, {DType::float32, Precision::tf32x3}, {DType::float64, Precision::ieee}});
 }
 
 INSTANTIATE_TEST_SUITE_P(Small, ExactForward, ::testing::ValuesIn(small_problems()), ProblemName());
@@ -85,7 +87,8 @@ INSTANTIATE_TEST_SUITE_P(Cases, ExactCase, ::testing::ValuesIn(reduced_cases(1e8
 /// More products than one batched call or grid takes.
 INSTANTIATE_TEST_SUITE_P(Many, ExactCase,
                          ::testing::Values(NamedProblem{"samples", make_problem(65537, 1, 1, {{2, 3, 2}})},
-                                           NamedProblem{"groups", make_problem(1, 65537, 65537, {{1, 2}}, 65537, true)}),
+                                           NamedProblem{"groups",
+                                                        make_problem(1, 65537, 65537, {{1, 2}}, 65537, true)}),
                          ProblemName());
 
 }  // namespace

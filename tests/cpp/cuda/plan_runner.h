@@ -30,7 +30,8 @@ inline const std::vector<Arithmetic>& every_arithmetic() {
 
 inline constexpr Layout kLayouts[] = {Layout::channels_first, Layout::channels_last};
 
-/// The same problem in another dtype and layout; one dimension has no channels_last of its own in PyTorch, but the core does.
+/// The same problem in another dtype and layout; one dimension has no channels_last of its own in PyTorch, but the core
+/// does.
 inline Problem in(Problem problem, DType dtype, Layout layout) {
   problem.dtype = dtype;
   problem.layout = layout;
@@ -57,7 +58,8 @@ class PlanRunner {
  public:
   PlanRunner(const Problem& problem, const Operands& operands)
       : problem_(problem),
-        input_(encode(problem.dtype, arranged(operands.input, problem.layout, problem.in_channels, problem.input_positions()))),
+        input_(encode(problem.dtype,
+                      arranged(operands.input, problem.layout, problem.in_channels, problem.input_positions()))),
         weight_(encode(problem.dtype, operands.weight)),
         bias_(problem.bias ? encode(problem.dtype, operands.bias) : Bytes()) {}
 

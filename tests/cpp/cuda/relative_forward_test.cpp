@@ -42,7 +42,8 @@ double sum_error(const Arithmetic& arithmetic, double terms) {
   return arithmetic.precision == Precision::tf32 ? 0x1p-9 + 0x1p-22 * growth : 0x1p-22 * growth;
 }
 
-/// Largest |got - exact| over the outputs, in units of each one's magnitude, once the rounding of the result is taken off.
+/// Largest |got - exact| over the outputs, in units of each one's magnitude, once the rounding of the result is taken
+/// off.
 double largest_error(DType dtype, const std::vector<double>& got, const std::vector<double>& exact,
                      const std::vector<double>& magnitude) {
   double largest = 0;
