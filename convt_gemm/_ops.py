@@ -45,26 +45,30 @@ def conv_transpose(
 ) -> Tensor:
     """``torch.ops.convt_gemm.conv_transpose``, by the shortest way.
 
-    The autograd kernel below is Python and costs more host time than everything else together. Plain tensors outside of
-    functorch, compilation and autocast need none of what it is for, so they go straight to the compiled operator, under
-    an autograd node if a derivative is wanted. Everything else takes the whole road through the dispatcher.
+    The autograd and autocast kernels below are Python and cost more host time than everything else together. Plain
+    tensors outside of functorch and compilation need none of what those are for, so they go straight to the compiled
+    operator: cast first under autocast, and under an autograd node if a derivative is wanted. Everything else takes the
+    whole road through the dispatcher.
     """
-    arguments = (
-        input, weight, bias, stride, padding, output_padding, groups, dilation, algorithm, precision, workspace_limit
-    )  # fmt: skip
+    rest = (stride, padding, output_padding, groups, dilation, algorithm, precision, workspace_limit)
     if (
-        type(input) in _plain_types
-        and type(weight) in _plain_types
-        and (bias is None or type(bias) in _plain_types)
-        and not torch.compiler.is_compiling()
-        and _functorch_level() is None
+        type(input) not in _plain_types
+        or type(weight) not in _plain_types
+        or (bias is not None and type(bias) not in _plain_types)
+        or torch.compiler.is_compiling()
+        or _functorch_level() is not None
     ):
-        if not _wants_derivative(input, weight, bias):
-            with _below_autograd():
-                return _op(*arguments)
-        if not torch._C._is_any_autocast_enabled():
-            return _ConvTranspose.apply(None, *arguments)
-    return _op(*arguments)
+        return _op(input, weight, bias, *rest)
+    if torch._C._is_any_autocast_enabled():
+        device = input.device.type
+        if device in _AUTOCAST_KEYS and torch.is_autocast_enabled(device):
+            tensors = _cast_for_autocast(device, input, weight, bias)
+            with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST_KEYS[device]):
+                return _with_derivatives(None, *tensors, *rest)
+    if _wants_derivative(input, weight, bias):
+        return _ConvTranspose.apply(None, input, weight, bias, *rest)
+    with _below_autograd():
+        return _op(input, weight, bias, *rest)
 
 
 def conv_transpose_plans(*arguments: Any) -> str:
@@ -268,16 +272,17 @@ def _redispatch(keyset: Any | None, *arguments: Any) -> Tensor:
         return _op.redispatch(keyset & torch._C._after_autograd_keyset, *arguments)
 
 
-def _autograd(keyset: Any, input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
-    if _wants_derivative(input, weight, bias):
-        if _functorch_level() is None:
-            return _ConvTranspose.apply(keyset, input, weight, bias, *rest)
-        with enable_single_level_autograd_function():
-            return _ConvTranspose.apply(keyset, input, weight, bias, *rest)
-    return _redispatch(keyset, input, weight, bias, *rest)
+def _with_derivatives(keyset: Any | None, input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
+    """The operator below autograd, with a node above it if a derivative is wanted. No keyset: not in the dispatcher."""
+    if not _wants_derivative(input, weight, bias):
+        return _redispatch(keyset, input, weight, bias, *rest)
+    if _functorch_level() is None:
+        return _ConvTranspose.apply(keyset, input, weight, bias, *rest)
+    with enable_single_level_autograd_function():
+        return _ConvTranspose.apply(keyset, input, weight, bias, *rest)
 
 
-library.impl("conv_transpose", _autograd, "Autograd", with_keyset=True)
+library.impl("conv_transpose", _with_derivatives, "Autograd", with_keyset=True)
 
 
 # --- batching
@@ -329,19 +334,30 @@ torch.library.register_vmap("convt_gemm::conv_transpose", _vmap, lib=library)
 # --- autocast
 
 
-def _register_autocast(device_type: str, key: str) -> None:
-    excluded = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
+_AUTOCAST_KEYS = {
+    "cpu": torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU),
+    "cuda": torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCUDA),
+}
 
+
+def _cast_for_autocast(device: str, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """As torch casts for its own convolutions: floating tensors of the device, float64 excepted."""
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(
+        tensor
+        if tensor is None
+        or tensor.device.type != device
+        or not tensor.is_floating_point()
+        or tensor.dtype is torch.float64
+        else tensor.to(dtype)
+        for tensor in tensors
+    )
+
+
+def _register_autocast(device: str, key: str) -> None:
     def autocast(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
-        dtype = torch.get_autocast_dtype(device_type)
-
-        def cast(tensor: Tensor | None) -> Tensor | None:
-            if tensor is None or tensor.device.type != device_type or not tensor.is_floating_point():
-                return tensor
-            return tensor if tensor.dtype is torch.float64 else tensor.to(dtype)
-
-        with torch._C._ExcludeDispatchKeyGuard(excluded):
-            return _op(cast(input), cast(weight), cast(bias), *rest)
+        with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST_KEYS[device]):
+            return _op(*_cast_for_autocast(device, input, weight, bias), *rest)
 
     library.impl("conv_transpose", autocast, key)
 

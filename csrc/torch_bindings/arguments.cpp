@@ -72,11 +72,25 @@ bool is_channels_last(const Tensor& tensor) {
   return matches(0);
 }
 
-Tensor empty_strided(const Tensor& like, std::int64_t dims, const std::int64_t* sizes, const std::int64_t* strides, std::int32_t dtype) {
+/// Uninitialised memory on the device of `like`. On the CPU through the dispatcher, since the shim's own allocation there passes by
+/// torch.utils.deterministic.fill_uninitialized_memory, which finds reads of what nobody wrote; on CUDA the shim honours it.
+Tensor empty_strided(const Tensor& like, std::int64_t dims, const std::int64_t* sizes, const std::int64_t* strides,
+                     ScalarType dtype) {
+  using torch::headeronly::IntHeaderOnlyArrayRef;
+  using torch::stable::detail::from;
+  if (!like.is_cuda()) {
+    std::array<StableIValue, 7> stack{from(like),         from(IntHeaderOnlyArrayRef(sizes, dims)),
+                                      from(IntHeaderOnlyArrayRef(strides, dims)),
+                                      from(std::optional<ScalarType>(dtype)),
+                                      from(std::optional<torch::headeronly::Layout>()),
+                                      from(std::optional<torch::stable::Device>()), from(std::optional<bool>())};
+    STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::new_empty_strided", "", stack.data(), TORCH_ABI_VERSION));
+    return torch::stable::detail::to<Tensor>(stack[0]);
+  }
   AtenTensorHandle handle = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
-      dims, sizes, strides, dtype, like.is_cuda() ? aoti_torch_device_type_cuda() : aoti_torch_device_type_cpu(),
-      like.get_device_index(), &handle));
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      aoti_torch_empty_strided(dims, sizes, strides, torch::stable::detail::to<std::int32_t>(from(dtype)),
+                               aoti_torch_device_type_cuda(), like.get_device_index(), &handle));
   return Tensor(handle);
 }
 
@@ -161,14 +175,12 @@ Tensor empty_output(const Tensor& input, const Problem& problem) {
   for (int d = dims - 1; d >= 2; --d) place(d);
   if (problem.layout == Layout::channels_first) place(1);
   place(0);
-  std::int32_t dtype = 0;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(input.get(), &dtype));
-  return empty_strided(input, dims, sizes.data(), strides.data(), dtype);
+  return empty_strided(input, dims, sizes.data(), strides.data(), input.scalar_type());
 }
 
 Tensor empty_workspace(const Tensor& input, std::size_t bytes) {
   const std::int64_t size = std::int64_t(bytes), stride = 1;
-  return empty_strided(input, 1, &size, &stride, aoti_torch_dtype_uint8());
+  return empty_strided(input, 1, &size, &stride, ScalarType::Byte);
 }
 
 }  // namespace convt_gemm::torch_bindings

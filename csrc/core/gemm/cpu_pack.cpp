@@ -213,11 +213,15 @@ void pack_weights(const CpuSchedule& schedule, CpuIsa isa, std::int64_t group, s
       const RowPanels panels = cpu_row_panels(isa, rows);
       const std::int64_t first_lead = axis[0].first * lead_step[0] + axis[1].first * lead_step[1] + axis[2].first;
       std::int64_t channel = 0, l0 = 0, l1 = 0, l2 = 0;  // of the next row
+      std::array<std::int64_t, kMostPanelRows> offset;
+      const bool one_lead = classes.leads() == 1;
+      for (std::int64_t r = 0; one_lead && r < kMostPanelRows; ++r) offset[r] = r * kernel;
       for (std::int64_t p = 0; p < panels.count; ++p) {
         const std::int64_t panel_rows = p < panels.longer ? panels.size : panels.size - 1;
-        std::array<std::int64_t, kMostPanelRows> offset;
-        for (std::int64_t r = 0; r < panel_rows; ++r) {
-          offset[r] = channel * kernel + first_lead + l0 * lead_step[0] + l1 * lead_step[1] + l2;
+        const Stored* const first = source + c * weight_step + first_lead + (one_lead ? channel * kernel : 0);
+        if (one_lead) channel += panel_rows;
+        for (std::int64_t r = 0; !one_lead && r < panel_rows; ++r) {
+          offset[r] = channel * kernel + l0 * lead_step[0] + l1 * lead_step[1] + l2;
           if (++l2 < axis[2].count) continue;
           l2 = 0;
           if (++l1 < axis[1].count) continue;
@@ -230,7 +234,7 @@ void pack_weights(const CpuSchedule& schedule, CpuIsa isa, std::int64_t group, s
         for (std::int64_t j0 = 0; j0 < axis[0].taps; ++j0) {
           for (std::int64_t j1 = 0; j1 < axis[1].taps; ++j1) {
             for (std::int64_t j2 = 0; j2 < axis[2].taps; ++j2, copy.to += depth * panel_rows) {
-              copy.from = source + c * weight_step + j0 * tap_step[0] + j1 * tap_step[1] + j2 * tap_step[2];
+              copy.from = first + j0 * tap_step[0] + j1 * tap_step[1] + j2 * tap_step[2];
               kCopyOf[panel_rows - 1](copy);
             }
           }

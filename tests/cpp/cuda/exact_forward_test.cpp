@@ -82,7 +82,7 @@ TEST_P(ExactCase, EveryPlanIsTheReference) {
   expect_exact(GetParam().problem, integer_operands(GetParam().problem), every_arithmetic());
 }
 
-INSTANTIATE_TEST_SUITE_P(Cases, ExactCase, ::testing::ValuesIn(reduced_cases(1e8, 400000)), ProblemName());
+INSTANTIATE_TEST_SUITE_P(Cases, ExactCase, ::testing::ValuesIn(reduced_cases(3e7, 400000)), ProblemName());
 
 /// More products than one batched call or grid takes.
 INSTANTIATE_TEST_SUITE_P(Many, ExactCase,

@@ -1,5 +1,6 @@
 #pragma once
 // Layers of published models and of KernelBench level 1: the problems that speed is measured on.
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -75,7 +76,8 @@ inline std::vector<NamedProblem> cases() {
 }
 
 /// The same layer with a smaller batch and fewer positions, until its arithmetic and its output are within the limits
-/// or it has nothing left to give. Channels, kernel and the input sizes modulo 4, which decide what is aligned, stay.
+/// or it has nothing left to give. Channels and kernel stay, and where possible the input sizes modulo 4, which decide
+/// what is aligned.
 inline Problem reduced(Problem problem, double flops, std::int64_t output_elements) {
   const auto too_large = [&] {
     return 2.0 * double(problem.batch * problem.input_positions()) * double(problem.weight_elements()) > flops ||
@@ -90,11 +92,9 @@ inline Problem reduced(Problem problem, double flops, std::int64_t output_elemen
     if (largest->input <= 4) break;
     const std::int64_t before = largest->input;
     largest->input = before / 8 * 4 + before % 4;
-    if (largest->input == 0 || largest->output() <= 0) {
-      largest->input = before;
-      break;
-    }
+    if (largest->input == 0 || largest->output() <= 0) largest->input = before - 2;
   }
+  if (too_large()) problem.batch = std::min<std::int64_t>(problem.batch, 1);
   return problem;
 }
 
