@@ -192,6 +192,7 @@ def _device(name: str | None) -> torch.device:
         if (device.index or 0) >= torch.cuda.device_count():
             message = f"expected a device below cuda:{torch.cuda.device_count()}, got {name!r}"
             raise click.BadParameter(message, param_hint="--device")
+        device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
         torch.cuda.set_device(device)
     return device
 

@@ -9,7 +9,7 @@ import torch
 from convt_gemm import functional
 from convt_gemm.benchmark.cases import Case
 from convt_gemm.planning import Plan, enumerate_plans
-from convt_gemm.testing import Problem
+from convt_gemm.testing import Problem, in_layout
 
 FUNCTIONS: dict[int, Callable[..., torch.Tensor]] = {
     1: functional.conv_transpose1d,
@@ -58,13 +58,16 @@ def problem_of(case: Case) -> Problem:
 
 def plans_of(problem: Problem, dtype: torch.dtype, precision: str, device: str) -> list[Plan]:
     """Every legal plan for a problem in the layout that it names."""
+    # What is dense in both orders (one channel, one position, nothing at all) counts as contiguous.
+    x = in_layout(torch.empty(problem.input_shape, device="meta"), problem.layout)
+    channels_last = problem.rank > 1 and problem.layout == "channels_last" and not x.is_contiguous()
     return enumerate_plans(
         problem.input_shape,
         problem.weight_shape,
         bias=problem.bias,
         **problem.geometry,
         dtype=dtype,
-        channels_last=problem.layout == "channels_last" and problem.rank > 1,
+        channels_last=channels_last,
         device=device,
         precision=precision,
         workspace_limit=problem.workspace_limit,

@@ -32,9 +32,11 @@ def pytorchs(rank):
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_gradcheck(rank, device):
     tensors, _ = small(rank, device)
-    assert gradcheck(ours(rank), tensors, check_forward_ad=True)
-    assert gradcheck(ours(rank), tensors[:2])
-    assert gradgradcheck(ours(rank), tensors, check_fwd_over_rev=True, fast_mode=True)
+    # aten::convolution_backward, which still computes the gradients, differs between runs on CUDA.
+    tolerance = {"nondet_tol": 1e-12} if device == "cuda" else {}
+    assert gradcheck(ours(rank), tensors, check_forward_ad=True, **tolerance)
+    assert gradcheck(ours(rank), tensors[:2], **tolerance)
+    assert gradgradcheck(ours(rank), tensors, check_fwd_over_rev=True, fast_mode=True, **tolerance)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from convt_gemm.testing import assert_exact, nan_filled_memory, random_problem
 
 SEED = os.environ.get("CONVT_GEMM_FUZZ_SEED")
 """Runs this one problem."""
-COUNT = int(os.environ.get("CONVT_GEMM_FUZZ_COUNT", "300"))
+COUNT = int(os.environ.get("CONVT_GEMM_FUZZ_COUNT", "240"))
 """How many problems otherwise, in blocks of 20 for each test."""
 BLOCK = 20
 

@@ -11,7 +11,7 @@ from problems import FUNCTIONS, SPECIAL, TORCH_FUNCTIONS, computations, plans_of
 from convt_gemm.benchmark.cases import CASES, Case
 from convt_gemm.testing import Problem, assert_accurate, assert_exact, in_layout, nan_filled_memory, pytorch_precision
 
-FLOPS = {"cpu": 2e6, "cuda": 3e8}
+FLOPS = {"cpu": 1e6, "cuda": 3e8}
 """How much work a case is scaled down to where every plan runs it."""
 
 

@@ -5,6 +5,7 @@
 
 #include "plan/arithmetic.h"
 #include "util/half_types.h"
+#include "util/transpose.h"
 
 namespace convt_gemm {
 namespace {
@@ -306,11 +307,7 @@ class Lines {
     }
     const T* const first = columns_of(s, 0, r0, r1).of_class[run.lead_class] + run.offset;
     const std::int64_t between_channels = channel_step(r0, r1, run.lead_class);
-    for (std::int64_t c = 0; c < channels_.count; ++c) {
-      const T* const from = first + c * between_channels;
-      const T bias = bias_of(c);
-      for (std::int64_t i = 0; i < run.count; ++i) to[i * step + c] = Rounding<Stored>::from(from[i] + bias);
-    }
+    transpose(first, between_channels, channels_.count, run.count, [this](std::int64_t c) { return bias_of(c); }, to, step);
   }
 
   const CpuSchedule& schedule_;

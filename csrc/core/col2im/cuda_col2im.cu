@@ -402,8 +402,8 @@ bool fits_int32(const Problem& problem, const Col2imPiece& piece) {
   for (int a = 0; a < kMaxAxes; ++a) {
     const Axis& axis = problem.axes[a];
     const double steps = axis.stride;
-    if (double(axis.output()) + axis.padding > kMax || double(axis.kernel) * axis.dilation + axis.stride > kMax ||
-        steps * steps > kMax) {
+    if (double(axis.output()) + axis.padding + kMostBefore * steps > kMax ||
+        double(axis.kernel) * axis.dilation + axis.stride > kMax || steps * steps > kMax) {
       return false;
     }
     // The first tap before the box and the step beyond the last one are formed too, though not read.

@@ -5,18 +5,21 @@
 
 namespace convt_gemm {
 
-/// One loop over the depth of the product; the input pointer moves by `step` from one term to the next.
+/// One loop over the depth of the product.
 struct DepthLoop {
   std::int64_t count = 1;
-  std::int64_t step = 0;
+  std::int64_t step = 0;         ///< from one term's inputs to the next term's
+  std::int64_t weight_step = 1;  ///< from one term's weights to the next term's; 1 for the innermost loop
 };
 
-/// Rows are cut into panels as cpu_row_panels() says. A panel of r rows holds its weights as [depth][r], depth in the order of
-/// the loops, panel after panel. Terms are added in that order whatever the instruction set, tile or thread.
+/// Rows are cut into panels as cpu_row_panels() says. A panel of r rows holds its weights as [panel_depth][r], panel after panel.
+/// Terms are added in the order of the loops whatever the instruction set, tile or thread.
 template <typename T>
 struct CpuGemm {
   const T* weight = nullptr;
   std::int64_t rows = 0;
+  std::int64_t panel_depth = 0;
+  std::int64_t first_weight = 0;   ///< of the first term, in [0, panel_depth)
   std::array<DepthLoop, 4> depth;  ///< outermost first
   const T* input = nullptr;        ///< input of position 0 and the first depth term
   std::int64_t positions = 0;      ///< inputs of up to one vector beyond them are read and their products dropped

@@ -8,8 +8,8 @@
 
 /// kPanels neighbouring panels of kRows rows times kVectors vectors of positions, the last of which has `last` positions.
 template <int kPanels, int kRows, int kVectors, typename T>
-[[gnu::noinline]] void multiply_tile(const CpuGemm<T>& gemm, std::int64_t depth, const T* __restrict weight, std::int64_t position,
-                          std::int64_t last, T* __restrict columns) {
+[[gnu::noinline]] void multiply_tile(const CpuGemm<T>& gemm, const T* __restrict panel, std::int64_t position, std::int64_t last,
+                                     T* __restrict columns) {
   using V = Simd<T>;
   constexpr int kAll = kPanels * kRows;
   constexpr int kFull = kVectors - 1;
@@ -29,7 +29,7 @@ template <int kPanels, int kRows, int kVectors, typename T>
       for (int v = 0; v < kVectors; ++v) sum[r][v] = V::zero();
     }
   }
-  const std::int64_t panel_step = depth * kRows;
+  const std::int64_t panel_step = gemm.panel_depth * kRows;
   const DepthLoop* const loop = gemm.depth.data();
   const std::int64_t inner = loop[3].count, inner_step = loop[3].step;
   const T* const input = gemm.input + position;
@@ -37,6 +37,8 @@ template <int kPanels, int kRows, int kVectors, typename T>
     for (std::int64_t i1 = 0; i1 < loop[1].count; ++i1) {
       for (std::int64_t i2 = 0; i2 < loop[2].count; ++i2) {
         const T* x = input + i0 * loop[0].step + i1 * loop[1].step + i2 * loop[2].step;
+        const std::int64_t term = i0 * loop[0].weight_step + i1 * loop[1].weight_step + i2 * loop[2].weight_step;
+        const T* weight = panel + (gemm.first_weight + term) * kRows;
         for (std::int64_t i = 0; i < inner; ++i, x += inner_step, weight += kRows) {
           if constexpr (kVectors < kAll) {
             typename V::Vector xs[kVectors];
@@ -82,10 +84,10 @@ struct Strip {
 };
 
 template <int kPanels, int kRows, int kVectors, typename T>
-inline void multiply_vectors(const CpuGemm<T>& gemm, std::int64_t depth, Strip<T>* strip) {
+inline void multiply_vectors(const CpuGemm<T>& gemm, Strip<T>* strip) {
   constexpr std::int64_t kPositions = kVectors * Simd<T>::kWidth;
   const std::int64_t missing = strip->count < kPositions ? kPositions - strip->count : 0;
-  multiply_tile<kPanels, kRows, kVectors>(gemm, depth, strip->weight, strip->position, Simd<T>::kWidth - missing, strip->columns);
+  multiply_tile<kPanels, kRows, kVectors>(gemm, strip->weight, strip->position, Simd<T>::kWidth - missing, strip->columns);
   strip->position += kPositions;
   strip->count -= kPositions;
   strip->columns += kPositions;
@@ -93,29 +95,29 @@ inline void multiply_vectors(const CpuGemm<T>& gemm, std::int64_t depth, Strip<T
 
 /// A panel of kRows rows times the strip.
 template <int kRows, typename T>
-void multiply_panel(const CpuGemm<T>& gemm, std::int64_t depth, Strip<T> strip) {
+void multiply_panel(const CpuGemm<T>& gemm, Strip<T> strip) {
   constexpr int kMost = tile_vectors(kRows);
   constexpr std::int64_t kWidth = Simd<T>::kWidth;
-  while (strip.count > (kMost - 1) * kWidth) multiply_vectors<1, kRows, kMost>(gemm, depth, &strip);
+  while (strip.count > (kMost - 1) * kWidth) multiply_vectors<1, kRows, kMost>(gemm, &strip);
   // What is left has fewer than kMost vectors, so that each of these steps is taken at most once.
   if constexpr (kMost > 4) {
-    if (strip.count > 3 * kWidth) multiply_vectors<1, kRows, 4>(gemm, depth, &strip);
+    if (strip.count > 3 * kWidth) multiply_vectors<1, kRows, 4>(gemm, &strip);
   }
   if constexpr (kMost > 2) {
-    if (strip.count > kWidth) multiply_vectors<1, kRows, 2>(gemm, depth, &strip);
+    if (strip.count > kWidth) multiply_vectors<1, kRows, 2>(gemm, &strip);
   }
-  if (strip.count > 0) multiply_vectors<1, kRows, 1>(gemm, depth, &strip);
+  if (strip.count > 0) multiply_vectors<1, kRows, 1>(gemm, &strip);
 }
 
 template <int kRows, typename T>
-void multiply_panel_of(std::int64_t rows, const CpuGemm<T>& gemm, std::int64_t depth, const Strip<T>& strip) {
+void multiply_panel_of(std::int64_t rows, const CpuGemm<T>& gemm, const Strip<T>& strip) {
   if constexpr (kRows == 1) {
-    multiply_panel<1>(gemm, depth, strip);
+    multiply_panel<1>(gemm, strip);
   } else {
     if (rows == kRows) {
-      multiply_panel<kRows>(gemm, depth, strip);
+      multiply_panel<kRows>(gemm, strip);
     } else {
-      multiply_panel_of<kRows - 1>(rows, gemm, depth, strip);
+      multiply_panel_of<kRows - 1>(rows, gemm, strip);
     }
   }
 }
@@ -124,7 +126,6 @@ void multiply_panel_of(std::int64_t rows, const CpuGemm<T>& gemm, std::int64_t d
 template <typename T>
 void multiply(const CpuGemm<T>& gemm, const RowPanels& panels) {
   constexpr std::int64_t kWidth = Simd<T>::kWidth;
-  const std::int64_t depth = gemm.depth[0].count * gemm.depth[1].count * gemm.depth[2].count * gemm.depth[3].count;
   const std::int64_t whole = panels.count == 1 ? gemm.positions : tile_vectors(int(panels.size)) * kWidth;
   for (std::int64_t position = 0; position < gemm.positions; position += whole) {
     const std::int64_t rest = gemm.positions - position;
@@ -135,13 +136,13 @@ void multiply(const CpuGemm<T>& gemm, const RowPanels& panels) {
       // One vector of one panel leaves too few sums to hide the latency of an addition.
       if (strip.count <= kWidth && rows == kPanelRows && p + 1 < panels.longer) {
         Strip<T> both = strip;
-        multiply_vectors<2, kPanelRows, 1>(gemm, depth, &both);
+        multiply_vectors<2, kPanelRows, 1>(gemm, &both);
         together = 2;
         ++p;
       } else {
-        multiply_panel_of<kPanelRows>(rows, gemm, depth, strip);
+        multiply_panel_of<kPanelRows>(rows, gemm, strip);
       }
-      strip.weight += together * rows * depth;
+      strip.weight += together * rows * gemm.panel_depth;
       strip.columns += together * rows * gemm.row_step;
     }
   }

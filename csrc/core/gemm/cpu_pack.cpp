@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "util/half_types.h"
+#include "util/transpose.h"
 
 namespace convt_gemm {
 namespace {
@@ -60,14 +61,9 @@ void transpose_run(const Stored* source, std::int64_t input_step, Range valid, s
     zero(row, row + valid.begin);
     zero(row + valid.end, row + length);
   }
-  // So few inputs that their cache lines are still there for the next channel.
-  constexpr std::int64_t kInputs = 32;
-  for (std::int64_t begin = valid.begin; begin < valid.end; begin += kInputs) {
-    const std::int64_t end = std::min(begin + kInputs, valid.end);
-    for (std::int64_t c = 0; c < channels; ++c) {
-      T* const row = packed + c * channel_step;
-      for (std::int64_t i = begin; i < end; ++i) row[i] = to_accumulator(source[i * input_step + c]);
-    }
+  if (valid.size() > 0) {
+    transpose(source + valid.begin * input_step, input_step, valid.size(), channels, [](std::int64_t) { return T(0); },
+              packed + valid.begin, channel_step);
   }
 }
 

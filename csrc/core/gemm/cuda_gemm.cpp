@@ -34,6 +34,8 @@ Status cuda_gemm(const Plan& plan, const BatchedGemm& gemm, const CudaContext& c
       return cublas_gemm(plan, gemm, context);
     case GemmBackend::cutlass:
       return cutlass_gemm(plan, gemm, context);
+    case GemmBackend::native:
+      return native_gemm(plan, gemm, context);
     case GemmBackend::cpu:
       break;
   }

@@ -11,6 +11,9 @@ Status cuda_gemm(const Plan& plan, const BatchedGemm& gemm, const CudaContext& c
 
 Status cublas_gemm(const Plan& plan, const BatchedGemm& gemm, const CudaContext& context);
 
+/// Float32 in channels_first, as ieee or tf32x3.
+Status native_gemm(const Plan& plan, const BatchedGemm& gemm, const CudaContext& context);
+
 /// Runs row `plan.instance` of cutlass_instances.def.
 Status cutlass_gemm(const Plan& plan, const BatchedGemm& gemm, const CudaContext& context);
 

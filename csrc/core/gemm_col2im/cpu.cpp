@@ -147,62 +147,96 @@ class Run {
       pack_weights(s, isa_, tile.group, block, first_depth, weight_, scratch.weights);
       gemm.weight = scratch.weights;
     }
-    const T* input = scratch.tile + first_depth * layout.channel_step;
-    for (int a = 0; a < kMaxAxes; ++a) input += layout.halo[a] * layout.input_step[a];
     gemm.row_step = layout.row_step;
     gemm.accumulate = first_depth > 0;
+    const T* input = scratch.tile + first_depth * layout.channel_step;
+    for (int a = 0; a < kMaxAxes; ++a) input += layout.halo[a] * layout.input_step[a];
     T* rows = scratch.columns;
     for_each_class(s, [&](const LeadClasses& classes) {
       gemm.rows = channels * classes.leads();
-      set_depth(layout, classes, depth, &gemm.depth);
-      for_each_segment(tile, classes, [&](std::int64_t input_offset, std::int64_t column_offset, std::int64_t positions) {
-        gemm.input = input + input_offset;
-        gemm.columns = rows + column_offset;
-        gemm.positions = positions;
+      gemm.panel_depth = classes.taps() * depth;
+      for_each_segment(tile, classes, [&](const Segment& segment) {
+        const std::int64_t skipped = set_depth(layout, classes, segment.taps, depth, &gemm);
+        gemm.input = input + segment.input - skipped;
+        gemm.columns = rows + segment.column;
+        gemm.positions = segment.positions;
         cpu_gemm(isa_, gemm);
       });
-      gemm.weight += gemm.rows * classes.taps() * depth;
+      gemm.weight += gemm.rows * gemm.panel_depth;
       rows += gemm.rows * layout.row_step;
     });
   }
 
-  /// Calls body(input offset, column offset, positions) for every segment of the positions of a class.
+  /// A run of positions of one class.
+  struct Segment {
+    std::int64_t input = 0;   ///< offset of the first position's input
+    std::int64_t column = 0;  ///< and of its column
+    std::int64_t positions = 0;
+    std::array<Range, kMaxAxes> taps;  ///< taps j that some position of the run needs
+  };
+
+  /// Taps j of an unmerged axis whose input at position p lies in the tensor.
+  Range taps_at(int a, const CpuTile& tile, std::int64_t p, std::int64_t taps) const {
+    const CpuAxis& axis = schedule_.axes[a];
+    const std::int64_t step = axis.residues.input_step, m = tile.axis[a].first_position + p;
+    Range range;
+    range.begin = m < axis.axis.input ? 0 : std::min(ceil_div(m - axis.axis.input + 1, step), taps);
+    range.end = m < 0 ? range.begin : std::clamp(m / step + 1, range.begin, taps);
+    return range;
+  }
+
   template <typename Body>
-  static void for_each_segment(const CpuTile& tile, const LeadClasses& classes, Body body) {
+  void for_each_segment(const CpuTile& tile, const LeadClasses& classes, Body body) const {
     const CpuTileLayout& layout = tile.layout;
     std::array<Range, kMaxAxes> range;
+    Segment segment;
     for (int a = 0; a < kMaxAxes; ++a) {
       range[a] = tile.axis[a].of_class[classes.index[a]];
       if (range[a].size() == 0) return;
+      segment.taps[a] = {0, classes.axis[a].taps};
     }
-    std::int64_t positions = range[2].size();
-    if (layout.merged > 0) positions += (range[1].size() - 1) * layout.input_step[1];
-    if (layout.merged > 1) positions += (range[0].size() - 1) * layout.input_step[0];
-    if (layout.merged > 2) positions += (layout.samples - 1) * layout.sample_step;
+    segment.positions = range[2].size();
+    if (layout.merged > 0) segment.positions += (range[1].size() - 1) * layout.input_step[1];
+    if (layout.merged > 1) segment.positions += (range[0].size() - 1) * layout.input_step[0];
+    if (layout.merged > 2) segment.positions += (layout.samples - 1) * layout.sample_step;
     const std::int64_t samples = layout.merged > 2 ? 1 : layout.samples;
     const std::int64_t end0 = layout.merged > 1 ? range[0].begin + 1 : range[0].end;
     const std::int64_t end1 = layout.merged > 0 ? range[1].begin + 1 : range[1].end;
     for (std::int64_t s = 0; s < samples; ++s) {
       for (std::int64_t p0 = range[0].begin; p0 < end0; ++p0) {
+        if (layout.merged < 2) segment.taps[0] = taps_at(0, tile, p0, classes.axis[0].taps);
         for (std::int64_t p1 = range[1].begin; p1 < end1; ++p1) {
-          body(layout.input_of(s, p0, p1) + range[2].begin, layout.column_of(s, p0, p1) + range[2].begin, positions);
+          if (layout.merged < 1) segment.taps[1] = taps_at(1, tile, p1, classes.axis[1].taps);
+          segment.input = layout.input_of(s, p0, p1) + range[2].begin;
+          segment.column = layout.column_of(s, p0, p1) + range[2].begin;
+          body(segment);
         }
       }
     }
   }
 
-  /// Taps of every axis, then input channels; loops of one term are moved outwards, so that the innermost is as long as it can be.
-  static void set_depth(const CpuTileLayout& layout, const LeadClasses& classes, std::int64_t channels,
-                        std::array<DepthLoop, 4>* depth) {
+  /// Sets the loops over taps of every axis, then input channels; loops of one term are moved outwards, so that the innermost is
+  /// as long as it can be. Returns how far before the first position's input that of the first tap lies.
+  static std::int64_t set_depth(const CpuTileLayout& layout, const LeadClasses& classes, const std::array<Range, kMaxAxes>& taps,
+                                std::int64_t channels, CpuGemm<T>* gemm) {
     int slot = 3;
-    const auto add = [&](std::int64_t count, std::int64_t step) {
-      if (count > 1) (*depth)[slot--] = {count, step};
+    const auto add = [&](std::int64_t count, std::int64_t step, std::int64_t weight_step) {
+      if (count == 1) return;
+      if (slot == 3 && weight_step != 1) gemm->depth[slot--] = {};  // the innermost loop's weights are neighbours
+      gemm->depth[slot--] = {count, step, weight_step};
     };
-    add(channels, layout.channel_step);
+    add(channels, layout.channel_step, 1);
+    std::int64_t weight_step = channels, skipped = 0;
+    gemm->first_weight = 0;
     for (int a = kMaxAxes - 1; a >= 0; --a) {
-      add(classes.axis[a].taps, -layout.window_step[a] * layout.input_step[a]);
+      const std::int64_t step = layout.window_step[a] * layout.input_step[a];
+      add(taps[a].size(), -step, weight_step);
+      gemm->first_weight += taps[a].begin * weight_step;
+      skipped += taps[a].begin * step;
+      weight_step *= classes.axis[a].taps;
     }
-    while (slot >= 0) (*depth)[slot--] = {};
+    while (slot >= 0) gemm->depth[slot--] = {};
+    return skipped;
   }
 
   const CpuSchedule& schedule_;

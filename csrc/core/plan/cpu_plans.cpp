@@ -13,12 +13,15 @@ constexpr double kCoreFlops = 90e9;       // float32, half of it in float64
 constexpr double kMemoryBandwidth = 15e9;  // bytes/s of one core
 constexpr double kCallSeconds = 2e-6;
 
-/// Positions of a tile beyond which the weights, read once per tile, no longer matter.
-constexpr std::int64_t kMostPositions = 1024;
+/// Positions of a tile. More than the most and the weights, read once per tile, no longer matter; fewer than the least and they
+/// matter too much. A tile of a few channels costs little cache, but each tile a fixed effort. With channels last a tile is small,
+/// so that its outputs stay in the cache until every block of channels has been written.
 constexpr std::int64_t kLeastPositions = 192;
-/// A tile of a few channels costs little cache, but each tile a fixed effort.
+constexpr std::int64_t kMostPositions = 1024;
 constexpr std::int64_t kMostPositionsOfFewChannels = 4096;
 constexpr std::int64_t kFewChannels = 8;
+/// More than a core's cache keeps between two tiles.
+constexpr std::int64_t kManyWeightBytes = 1 << 20;
 
 std::int64_t accumulator_size(DType dtype) { return dtype == DType::float64 ? 8 : 4; }
 
@@ -35,10 +38,11 @@ std::int64_t steps(const Problem& problem, int a) {
   return ceil_div(axis.padding % axis.stride + problem.axes[a].output(), axis.stride);
 }
 
-/// Positions that fill half of a core's cache with packed inputs.
+/// Positions whose packed inputs fill half of a core's cache, within those bounds.
 std::int64_t wanted_positions(const Problem& problem, const DeviceTraits& traits) {
   const std::int64_t channels = problem.group_in_channels();
   const std::int64_t fit = traits.core_cache_bytes / 2 / (channels * accumulator_size(problem.dtype));
+  if (problem.layout == Layout::channels_last) return kLeastPositions;
   return std::clamp(fit, kLeastPositions, channels <= kFewChannels ? kMostPositionsOfFewChannels : kMostPositions);
 }
 
@@ -50,6 +54,10 @@ std::int64_t even_part(std::int64_t length, std::int64_t wanted) {
 /// Positions fill the tile from the innermost axis outwards, then samples.
 Piece ideal_piece(const Problem& problem, const DeviceTraits& traits) {
   std::int64_t wanted = wanted_positions(problem, traits);
+  // A single tile reads weights right after packing them: where there are many, it may be somewhat too large.
+  double all = double(problem.batch);
+  for (int a = 0; a < kMaxAxes; ++a) all *= double(steps(problem, a));
+  if (all <= 2.0 * double(wanted) && problem.weight_elements() * accumulator_size(problem.dtype) > kManyWeightBytes) wanted *= 2;
   Piece piece;
   for (int a = kMaxAxes - 1; a >= 0; --a) {
     const std::int64_t length = steps(problem, a);

@@ -46,6 +46,13 @@ CpuTileAxis positions_of(const CpuAxis& a, Range output) {
     range.end = std::max(range.begin, first_position(a, leads.first, last_u + 1) - tile.first_position);
     tile.most_of_class = std::max(tile.most_of_class, range.size());
   }
+  std::int64_t pairs = 0;
+  for (std::int64_t j = 0; j < a.most_taps; ++j) {
+    const std::int64_t begin = std::max(tile.first_position, j * a.residues.input_step);
+    const std::int64_t end = std::min(tile.first_position + tile.positions, j * a.residues.input_step + a.axis.input);
+    pairs += std::max<std::int64_t>(end - begin, 0);
+  }
+  tile.taps_in_tensor = double(pairs) / double(tile.positions * a.most_taps);
   const std::int64_t halo = (a.most_taps - 1) * a.residues.input_step;
   const std::int64_t first_input = tile.first_position - halo;
   const std::int64_t leading = -first_input, trailing = tile.first_position + tile.positions - a.axis.input;
@@ -134,11 +141,13 @@ CpuTileLayout::CpuTileLayout(const std::array<CpuAxis, kMaxAxes>& axes, std::int
   const auto count = [&](int level, const std::array<std::int64_t, kMaxAxes>& extent) {
     return level > 2 ? 1 : samples * (level > 1 ? 1 : extent[0]) * (level > 0 ? 1 : extent[1]);
   };
-  std::int64_t least = -1;
+  // Taps outside the tensor are left out where their axis is not merged.
+  const std::array<double, 4> share{tile[0].taps_in_tensor * tile[1].taps_in_tensor, tile[0].taps_in_tensor, 1, 1};
+  double least = -1;
   for (int level = 3; level >= 0; --level) {
     const std::int64_t step = round_up(length(level, positions), kCostLane);
     const std::int64_t row = spread_row(count(level, positions) * step + kCostLane);
-    const std::int64_t cost = count(level, most) * (round_up(length(level, most), kCostLane) + kSegmentCost);
+    const double cost = share[level] * double(count(level, most) * (round_up(length(level, most), kCostLane) + kSegmentCost));
     if (row > most_row_step || (least >= 0 && cost >= least)) continue;
     least = cost;
     merged = level;
@@ -174,7 +183,9 @@ CpuSchedule::CpuSchedule(const Problem& wanted, const Piece& wanted_piece) : pro
       const CpuTileAxis tile = tile_axis(a, t);
       largest[a].positions = std::max(largest[a].positions, tile.positions);
       largest[a].most_of_class = std::max(largest[a].most_of_class, tile.most_of_class);
-      if (tiles[a] == 1) largest[a].shared_zeros = tile.shared_zeros;
+      if (tiles[a] > 1) continue;
+      largest[a].shared_zeros = tile.shared_zeros;
+      largest[a].taps_in_tensor = tile.taps_in_tensor;
     }
     rows_per_channel *= axis.leads;
     most_taps *= axis.most_taps;

@@ -50,6 +50,7 @@ struct CpuTileAxis {
   std::int64_t positions = 0;       ///< from there to the last of any class
   std::array<Range, kMaxLeadClasses> of_class;  ///< relative to first_position; empty if the class has no output here
   std::int64_t most_of_class = 1;   ///< size of the longest of these
+  double taps_in_tensor = 1;        ///< share of the taps of all positions whose inputs lie in the tensor
   std::int64_t shared_zeros = 0;    ///< inputs that lie outside the tensor at either end of the halo and positions
 };
 

@@ -5,6 +5,7 @@
 
 #include "plan/arithmetic.h"
 #include "plan/cutlass_table.h"
+#include "plan/gemm_tile.h"
 #include "plan/pieces.h"
 
 namespace convt_gemm {
@@ -13,32 +14,42 @@ namespace {
 // The model's constants were measured on one H200 (132 multiprocessors); PERFORMANCE.md beside the kernels has the runs.
 // They only order plans: other devices scale all of them alike.
 constexpr double kCopyBandwidth = 4.28e12;        // bytes/s, read + written
-constexpr double kCol2imBandwidth = 3.6e12;       // bytes/s over columns read and outputs written
-constexpr double kLaunchSeconds = 2.5e-6;
+constexpr double kNativeBandwidth = 3.1e12;  // bytes/s of the native GEMM, which re-reads operands from the L2 cache
+constexpr double kCol2imBandwidth = 3.8e12;  // bytes/s over columns read and outputs written
+constexpr double kCol2imLaunch = 2.5e-6;     // seconds; a product's is in its Rates
 
 constexpr std::int64_t kWorkspaceUnit = 256;  // bytes
 
-/// Arithmetic rate that a back end reaches on large products, FLOP/s.
-double gemm_rate(GemmBackend backend, DType dtype, Precision precision) {
-  const bool cublas = backend == GemmBackend::cublas;
+struct Rates {
+  double flops;   ///< FLOP/s on large products
+  double launch;  ///< seconds of host time for a product; a small problem waits for it
+  double bandwidth = kCopyBandwidth;  ///< bytes/s over operands read and columns written
+  bool overlap = true;                ///< whether memory traffic hides behind arithmetic
+};
+
+Rates rates_of(GemmBackend backend, DType dtype, Precision precision) {
+  const bool cublas = backend == GemmBackend::cublas, native = backend == GemmBackend::native;
+  const double launch = cublas ? 8e-6 : 2.5e-6;
   switch (dtype) {
     case DType::float64:
-      return cublas ? 55e12 : 35e12;
+      return {cublas ? 55e12 : 35e12, launch};
     case DType::bfloat16:
     case DType::float16:
-      return cublas ? 600e12 : 350e12;
+      return {cublas ? 500e12 : 250e12, launch};
     case DType::float32:
       break;
   }
   switch (precision) {
     case Precision::tf32:
-      return cublas ? 330e12 : 200e12;
+      return {cublas ? 300e12 : 140e12, launch};
     case Precision::tf32x3:
-      return 70e12;
+      if (native) return {55e12, launch, kNativeBandwidth};
+      return {85e12, launch, kCopyBandwidth, false};
     case Precision::ieee:
-      return cublas ? 45e12 : 35e12;
+      if (native) return {41e12, launch, kNativeBandwidth};
+      return {55e12, launch, kCopyBandwidth, false};
   }
-  return 1e12;
+  return {1e12, launch};
 }
 
 Precision effective_precision(const Problem& problem, const PlanOptions& options) {
@@ -63,7 +74,8 @@ Plan column_plan(const Problem& problem, const PlanOptions& options) {
   return plan;
 }
 
-void predict(const Problem& problem, const CutlassInstance* instance, Plan* plan) {
+/// `tile`: nullptr where the back end decides by itself.
+void predict(const Problem& problem, const GemmTile* tile, Plan* plan) {
   const double item = double(size_of(problem.dtype));
   const double columns = double(problem.batch) * problem.out_channels * problem.taps() * problem.input_positions() *
                          double(column_size(problem.dtype));
@@ -71,38 +83,44 @@ void predict(const Problem& problem, const CutlassInstance* instance, Plan* plan
   plan->bytes = tensors + item * problem.weight_elements() + 2 * columns;
 
   double flops = plan->flops;
-  if (instance != nullptr) {
+  if (tile != nullptr) {
     const std::int64_t rows = problem.group_out_channels() * problem.taps();
     const std::int64_t positions = problem.input_positions();
-    flops *= double(round_up(rows, instance->tile_rows)) / rows * double(round_up(positions, instance->tile_positions)) /
-             positions;
+    flops *= double(round_up(rows, tile->rows)) / rows * double(round_up(positions, tile->positions)) / positions;
+    // Small tiles reload their operands more often than the tensor cores can wait for.
+    if (tile->rows < 128 && tile->positions < 128) flops *= 2;
   }
   const double gemm_bytes = item * problem.input_elements() + item * problem.weight_elements() + columns;
-  const double gemm = std::max(gemm_bytes / kCopyBandwidth, flops / gemm_rate(plan->backend, problem.dtype, plan->precision));
+  const Rates rates = rates_of(plan->backend, problem.dtype, plan->precision);
+  const double memory = gemm_bytes / rates.bandwidth, arithmetic = flops / rates.flops;
+  const double gemm = rates.overlap ? std::max(memory, arithmetic) : memory + arithmetic;
   const double col2im = (columns + item * problem.output_elements()) / kCol2imBandwidth;
   const double products = problem.groups == 1 ? 1.0 : double(std::min(problem.groups, std::max<std::int64_t>(plan->piece.batch, 1)));
-  const double launches = double(count_pieces(problem, plan->piece)) * (products + 1);
-  plan->predicted_seconds = gemm + col2im + launches * kLaunchSeconds;
+  plan->predicted_seconds = gemm + col2im + double(count_pieces(problem, plan->piece)) * (products * rates.launch + kCol2imLaunch);
 }
 
 /// Whether every pointer and leading dimension of the product is divisible by the instance's alignment: the weight's rows, the
 /// input's inner extent in its layout, and the columns, which are stored 16 bytes at a time.
 bool aligned(const Problem& problem, const Piece& piece, const CutlassInstance& instance) {
   if (instance.align == 1) return true;
-  // A cut piece, and one that a large padding crops, begins at any input and has any number of them.
-  for (int a = 0; a < kMaxAxes; ++a) {
-    const Axis& axis = problem.axes[a];
-    if (piece.output[a] != axis.output() || inputs_of(axis, {0, axis.output()}).size() != axis.input) return false;
-  }
   const std::int64_t align = instance.align;
   const std::int64_t column_align = 16 / std::int64_t(column_size(problem.dtype));
+  // A cut piece, and one that a large padding crops, begins at any input of its axis and has any number of them, each of which
+  // stands for all positions of the axes inside it.
+  std::int64_t inside = 1;
+  for (int a = kMaxAxes - 1; a >= 0; --a) {
+    const Axis& axis = problem.axes[a];
+    const bool whole = piece.output[a] == axis.output() && inputs_of(axis, {0, axis.output()}).size() == axis.input;
+    if (!whole && inside % std::max(align, column_align) != 0) return false;
+    inside *= axis.input;
+  }
   const std::int64_t rows = problem.group_out_channels() * problem.taps();
   const std::int64_t inner =
       problem.layout == Layout::channels_first ? problem.input_positions() : problem.group_in_channels();
   return rows % align == 0 && inner % align == 0 && problem.input_positions() % column_align == 0;
 }
 
-/// CUTLASS takes extents as 32-bit numbers; strides are 64-bit, and the back end cuts positions.
+/// The kernels take rows and depth as 32-bit numbers; strides are 64-bit, and the CUTLASS back end cuts positions.
 bool fits_int(const Problem& problem) {
   constexpr std::int64_t kMax = std::numeric_limits<std::int32_t>::max();
   return problem.group_out_channels() * problem.taps() <= kMax && problem.in_channels <= kMax;
@@ -111,6 +129,11 @@ bool fits_int(const Problem& problem) {
 bool serves(const CutlassInstance& instance, const Problem& problem, const Plan& plan) {
   return instance.dtype == problem.dtype && instance.precision == plan.precision && instance.layout == problem.layout &&
          aligned(problem, plan.piece, instance) && fits_int(problem);
+}
+
+bool native_serves(const Problem& problem, const Plan& plan) {
+  return problem.dtype == DType::float32 && problem.layout == Layout::channels_first && plan.precision != Precision::tf32 &&
+         fits_int(problem);
 }
 
 }  // namespace
@@ -124,12 +147,17 @@ void append_cuda_plans(const Problem& problem, const DeviceTraits& traits, const
     predict(problem, nullptr, &plan);
     plans->push_back(plan);
   }
+  if (native_serves(problem, plan)) {
+    plan.backend = GemmBackend::native;
+    predict(problem, &kNativeTile, &plan);
+    plans->push_back(plan);
+  }
   plan.backend = GemmBackend::cutlass;
   for (std::size_t row = 0; row < kCutlassInstances; ++row) {
     const CutlassInstance& instance = cutlass_instances()[row];
     if (!serves(instance, problem, plan)) continue;
     plan.instance = int(row);
-    predict(problem, &instance, &plan);
+    predict(problem, &instance.tile, &plan);
     plans->push_back(plan);
   }
 }
@@ -148,6 +176,7 @@ Status check_cuda_plan(const Problem& problem, const Plan& plan) {
   if (plan.backend == GemmBackend::cutlass) {
     fits = fits && plan.instance >= 0 && serves(cutlass_instances()[plan.instance], problem, plan);
   }
+  if (plan.backend == GemmBackend::native) fits = fits && native_serves(problem, plan);
   if (!fits) {
     return Status::invalid("expected a plan that was made for " + to_string(problem) + ", but got " + plan.name() +
                            " of another problem");

@@ -4,6 +4,7 @@
 #include <cstddef>
 
 #include "convt_gemm/plan.h"
+#include "plan/gemm_tile.h"
 
 namespace convt_gemm {
 
@@ -12,9 +13,7 @@ struct CutlassInstance {
   DType dtype;
   Precision precision;
   Layout layout;
-  int tile_rows;
-  int tile_positions;
-  int tile_depth;
+  GemmTile tile;
   int align;  ///< elements
 };
 
@@ -32,7 +31,7 @@ inline constexpr Kind float16{DType::float16, Precision::ieee};
 inline constexpr Kind float64{DType::float64, Precision::ieee};
 
 #define CONVT_CUTLASS_GEMM(kind, layout, m, n, k, warp_m, warp_n, stages, align) \
-  CutlassInstance{#kind "_" #layout "_" #m "x" #n "x" #k "_align" #align, kind.dtype, kind.precision, Layout::layout, m, n, k, align},
+  CutlassInstance{#kind "_" #layout "_" #m "x" #n "x" #k "_align" #align, kind.dtype, kind.precision, Layout::layout, {m, n, k}, align},
 inline constexpr CutlassInstance kRows[] = {
 #include "gemm/cutlass_instances.def"
 };

@@ -6,6 +6,7 @@
 #include "plan/cpu_plans.h"
 #include "plan/cuda_plans.h"
 #include "plan/cutlass_table.h"
+#include "plan/gemm_tile.h"
 #include "plan/pieces.h"
 
 namespace convt_gemm {
@@ -65,6 +66,8 @@ const char* name_of(GemmBackend backend) {
       return "cublas";
     case GemmBackend::cutlass:
       return "cutlass";
+    case GemmBackend::native:
+      return "native";
   }
   return "unknown";
 }
@@ -98,9 +101,9 @@ std::string Plan::name() const {
 }
 
 std::string Plan::tile() const {
-  if (instance < 0) return "";
-  const CutlassInstance& row = cutlass_instances()[instance];
-  return std::to_string(row.tile_rows) + "x" + std::to_string(row.tile_positions) + "x" + std::to_string(row.tile_depth);
+  if (backend != GemmBackend::native && instance < 0) return "";
+  const GemmTile tile = backend == GemmBackend::native ? kNativeTile : cutlass_instances()[instance].tile;
+  return std::to_string(tile.rows) + "x" + std::to_string(tile.positions) + "x" + std::to_string(tile.depth);
 }
 
 std::vector<Plan> enumerate_plans(const Problem& problem, const DeviceTraits& traits, const PlanOptions& options) {

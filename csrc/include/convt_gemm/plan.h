@@ -19,7 +19,12 @@ enum class Algorithm : std::int8_t {
   gemm_col2im,  ///< GEMM into per-tap column buffers in memory, then col2im adds them into the output
 };
 
-enum class GemmBackend : std::int8_t { cpu, cublas, cutlass };
+enum class GemmBackend : std::int8_t {
+  cpu,
+  cublas,
+  cutlass,
+  native,  ///< the library's own CUDA kernel, for float32 products of small depth
+};
 
 /// How products of float32 values are formed. Every other dtype multiplies in its own precision and is planned as `ieee`;
 /// 16-bit types accumulate in float32.
@@ -74,9 +79,10 @@ struct Plan {
   double flops = 0;                 ///< multiplications and additions of the problem
   double predicted_seconds = 0;     ///< the model's estimate; orders plans, promises nothing
 
-  /// Spells every choice: "gemm_col2im_cublas_tf32", "gemm_col2im_cutlass_tf32x3_128x128x16_align4", "gemm_col2im_cpu_float32".
+  /// Spells every choice: "gemm_col2im_cublas_tf32", "gemm_col2im_native_tf32x3",
+  /// "gemm_col2im_cutlass_tf32x3_channels_first_64x128x16_align4", "gemm_col2im_cpu_float32".
   std::string name() const;
-  /// "128x128x32" (rows x positions x depth) for a CUTLASS instance; "" where the back end decides by itself.
+  /// "128x128x32" (rows x positions x depth) for the cutlass and native back ends; "" where the back end decides by itself.
   std::string tile() const;
 };
 

@@ -84,12 +84,14 @@ TEST_P(ExactCase, EveryPlanIsTheReference) {
 
 INSTANTIATE_TEST_SUITE_P(Cases, ExactCase, ::testing::ValuesIn(reduced_cases(3e7, 400000)), ProblemName());
 
-/// More products than one batched call or grid takes.
-INSTANTIATE_TEST_SUITE_P(Many, ExactCase,
-                         ::testing::Values(NamedProblem{"samples", make_problem(65537, 1, 1, {{2, 3, 2}})},
-                                           NamedProblem{"groups",
-                                                        make_problem(1, 65537, 65537, {{1, 2}}, 65537, true)}),
-                         ProblemName());
+/// More products than one batched call or grid takes, and positions that end just below 2^31.
+INSTANTIATE_TEST_SUITE_P(
+    Many, ExactCase,
+    ::testing::Values(NamedProblem{"samples", make_problem(65537, 1, 1, {{2, 3, 2}})},
+                      NamedProblem{"groups", make_problem(1, 65537, 65537, {{1, 2}}, 65537, true)},
+                      NamedProblem{"int32_edge",
+                                   make_problem(1, 1, 1, {{49861, 1025, 45000, 2145844903, 1, 1999992}}, 1, true)}),
+    ProblemName());
 
 }  // namespace
 }  // namespace convt_gemm::testing

@@ -257,7 +257,7 @@ Problem random_problem(std::mt19937_64* random) {
 }
 
 TEST(CpuForwardRandom, IsExactOnIntegers) {
-  for (std::uint64_t seed = 0; seed < 400; ++seed) {
+  for (std::uint64_t seed = 0; seed < 800; ++seed) {
     std::mt19937_64 random(seed);
     const Problem problem = random_problem(&random);
     SCOPED_TRACE("seed " + std::to_string(seed));

@@ -145,8 +145,8 @@ TEST(Cut, TakesTheLargestBatchThatFits) {
 }
 
 TEST(Cut, SurvivesColumnCountsThatOverflow) {
-  // 2^67 columns in all.
-  const Problem problem = make_problem(1 << 17, 1 << 10, 1 << 10, {{std::int64_t{1} << 28, 1 << 12}});
+  // 2^63 columns in all, 2^26 for one output.
+  const Problem problem = make_problem(1 << 17, 1 << 10, 1 << 10, {{std::int64_t{1} << 28, 1 << 8}});
   ASSERT_TRUE(validate(problem).ok());
   const Piece piece = cut(problem, 1 << 27);
   EXPECT_EQ(piece.batch, 1);

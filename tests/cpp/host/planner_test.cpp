@@ -122,27 +122,30 @@ TEST(CudaPlans, AreConsistent) {
   });
 }
 
-/// What a CUTLASS instance asks of pointers and leading dimensions, worked out from every piece that the plan makes.
+/// What a CUTLASS instance asks of pointers, extents and leading dimensions, worked out from every piece that the plan
+/// makes.
 void expect_aligned(const Problem& problem, const Plan& plan, const CutlassInstance& instance) {
   if (instance.align == 1) return;
   const std::int64_t align = instance.align, column_align = 16 / (problem.dtype == DType::float64 ? 8 : 4);
   EXPECT_EQ(problem.group_out_channels() * problem.taps() % align, 0) << "leading dimension of the weight";
-  std::int64_t box = 1, first = 0;
-  for (int a = 0; a < kMaxAxes; ++a) {
-    const Axis& axis = problem.axes[std::size_t(a)];
-    EXPECT_EQ(plan.piece.output[std::size_t(a)], axis.output()) << "aligned instances take whole samples only";
-    const Range inputs = inputs_of(axis, {0, axis.output()});
-    box *= inputs.size();
-    first = first * axis.input + inputs.begin;
-  }
-  EXPECT_EQ(box % column_align, 0) << "leading dimension of the columns";
   if (problem.layout == Layout::channels_first) {
     EXPECT_EQ(problem.input_positions() % align, 0) << "leading dimension of x";
-    EXPECT_EQ(first % align, 0) << "first input that is read";
-    EXPECT_EQ(box % align, 0) << "positions of the product";
   } else {
-    EXPECT_EQ(problem.in_channels % align, 0) << "leading dimension of x";
-    EXPECT_EQ(problem.group_in_channels() % align, 0) << "first channel of a group, and the depth";
+    EXPECT_EQ(problem.group_in_channels() % align, 0)
+        << "leading dimension of x, first channel of a group, and the depth";
+  }
+  EXPECT_EQ(problem.input_positions() % column_align, 0) << "leading dimension of the columns of a whole sample";
+  // A product is over a run of positions: a range of one axis times all of the axes inside it.
+  std::int64_t inside = 1;
+  for (std::size_t a = kMaxAxes; a-- > 0;) {
+    const Axis& axis = problem.axes[a];
+    for (std::int64_t begin = 0; begin < axis.output(); begin += plan.piece.output[a]) {
+      const Range inputs = inputs_of(axis, {begin, std::min(begin + plan.piece.output[a], axis.output())});
+      if (inputs.size() == axis.input || inputs.size() == 0) continue;
+      ASSERT_EQ(inputs.begin * inside % align, 0) << "first position of a run, axis " << a;
+      ASSERT_EQ(inputs.size() * inside % std::max(align, column_align), 0) << "positions of a run, axis " << a;
+    }
+    inside *= axis.input;
   }
 }
 
@@ -196,6 +199,31 @@ TEST(CudaPlans, BothBackEndsServeEveryDtypeAndPrecision) {
   });
 }
 
+TEST(CudaPlans, TheNativeBackEndServesFloat32InChannelsFirstOnly) {
+  for_each_setting({{"aligned", aligned_problem()}}, [](const Problem& problem, Precision precision) {
+    const bool served =
+        problem.dtype == DType::float32 && problem.layout == Layout::channels_first && precision != Precision::tf32;
+    const std::vector<Plan> plans = enumerate_plans(problem, cuda(), options(precision, "gemm_col2im_native"));
+    ASSERT_EQ(plans.size(), served ? 1u : 0u);
+    if (!served) return;
+    EXPECT_EQ(plans[0].name(),
+              std::string("gemm_col2im_native_") + (precision == Precision::ieee ? "float32" : "tf32x3"));
+    EXPECT_EQ(plans[0].tile(), "64x128x16");
+    EXPECT_FALSE(check_cuda_plan(with(problem, DType::float32, Layout::channels_last), plans[0]).ok());
+  });
+}
+
+/// The products that the constants of the model were measured on.
+TEST(CudaPlans, TheNativeBackEndIsForSmallDepth) {
+  for (Precision precision : {Precision::ieee, Precision::tf32x3}) {
+    Plan plan;
+    ASSERT_TRUE(choose_plan(make_problem(4, 32, 64, {{131072, 3, 2, 1}}), cuda(), options(precision), &plan).ok());
+    EXPECT_EQ(plan.backend, GemmBackend::native) << plan.name();
+    ASSERT_TRUE(choose_plan(make_problem(4, 512, 128, {{65536, 3, 2, 1}}), cuda(), options(precision), &plan).ok());
+    EXPECT_NE(plan.backend, GemmBackend::native) << plan.name();
+  }
+}
+
 TEST(CudaPlans, PrecisionIsForFloat32Only) {
   for (DType dtype : {DType::float64, DType::bfloat16, DType::float16}) {
     const Problem problem = with(aligned_problem(), dtype);
@@ -213,6 +241,10 @@ TEST(CudaPlans, NamesSpellTheChoice) {
   EXPECT_EQ(first(Precision::ieee, DType::float32), std::vector<std::string>{"gemm_col2im_cublas_float32"});
   EXPECT_EQ(first(Precision::ieee, DType::bfloat16), std::vector<std::string>{"gemm_col2im_cublas_bfloat16"});
   for (const Plan& plan : enumerate_plans(aligned_problem(), cuda(), options(Precision::tf32x3))) {
+    if (plan.backend == GemmBackend::native) {
+      EXPECT_EQ(plan.name(), "gemm_col2im_native_tf32x3");
+      continue;
+    }
     EXPECT_EQ(plan.name().rfind("gemm_col2im_cutlass_tf32x3_", 0), 0u) << plan.name();
     EXPECT_NE(plan.name().find(plan.tile()), std::string::npos) << plan.name();
   }
