@@ -1,9 +1,9 @@
 #pragma once
 // The library's own float32 column GEMM, for products of small depth: there, time goes into filling pipelines and into
 // the epilogue, not into arithmetic. So the blocks are persistent, loads of the next tile run during the arithmetic and
-// the stores of this one (cp.async), and a warp stores pieces of a row that are as long as they can be. Each tile is
-// computed by one block in a fixed order: results do not depend on the grid. PERFORMANCE.md has the measurements behind
-// the constants.
+// the stores of this one (cp.async), and a warp stores pieces of rows of 256 bytes (128 where alignment forbids 16-byte
+// stores). Each tile is computed by one block in a fixed order: results do not depend on the grid. PERFORMANCE.md has
+// the measurements behind the constants.
 #include <cuda_runtime.h>
 
 #include <algorithm>

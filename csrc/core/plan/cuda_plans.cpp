@@ -13,7 +13,7 @@ namespace {
 
 // The model's constants were measured on one H200 (132 multiprocessors); PERFORMANCE.md beside the kernels has the runs.
 // They only order plans: other devices scale all of them alike.
-constexpr double kCopyBandwidth = 4.28e12;        // bytes/s, read + written
+constexpr double kCopyBandwidth = 4.28e12;   // bytes/s, read + written
 constexpr double kNativeBandwidth = 3.1e12;  // bytes/s of the native GEMM, which re-reads operands from the L2 cache
 constexpr double kCol2imBandwidth = 3.8e12;  // bytes/s over columns read and outputs written
 constexpr double kCol2imLaunch = 2.5e-6;     // seconds; a product's is in its Rates
@@ -41,13 +41,13 @@ Rates rates_of(GemmBackend backend, DType dtype, Precision precision) {
   }
   switch (precision) {
     case Precision::tf32:
-      return {cublas ? 300e12 : 140e12, launch};
+      return {cublas ? 300e12 : 140e12, launch, cublas ? 3.7e12 : 2.9e12};
     case Precision::tf32x3:
       if (native) return {55e12, launch, kNativeBandwidth};
       return {85e12, launch, kCopyBandwidth, false};
     case Precision::ieee:
       if (native) return {41e12, launch, kNativeBandwidth};
-      return {55e12, launch, kCopyBandwidth, false};
+      return {cublas ? 56e12 : 54e12, launch, kCopyBandwidth, false};
   }
   return {1e12, launch};
 }
@@ -120,7 +120,7 @@ bool aligned(const Problem& problem, const Piece& piece, const CutlassInstance& 
   return rows % align == 0 && inner % align == 0 && problem.input_positions() % column_align == 0;
 }
 
-/// The kernels take rows and depth as 32-bit numbers; strides are 64-bit, and the CUTLASS back end cuts positions.
+/// The kernels take rows and depth as 32-bit numbers; strides are 64-bit, and CUTLASS gets its positions in parts.
 bool fits_int(const Problem& problem) {
   constexpr std::int64_t kMax = std::numeric_limits<std::int32_t>::max();
   return problem.group_out_channels() * problem.taps() <= kMax && problem.in_channels <= kMax;

@@ -82,7 +82,8 @@ struct Plan {
   /// Spells every choice: "gemm_col2im_cublas_tf32", "gemm_col2im_native_tf32x3",
   /// "gemm_col2im_cutlass_tf32x3_channels_first_64x128x16_align4", "gemm_col2im_cpu_float32".
   std::string name() const;
-  /// "128x128x32" (rows x positions x depth) for the cutlass and native back ends; "" where the back end decides by itself.
+  /// "128x128x32" (rows x positions x depth) for the cutlass and native back ends; "" for those that decide by
+  /// themselves.
   std::string tile() const;
 };
 
