@@ -22,6 +22,7 @@ struct Simd<float> {
   static void store_first(float* p, Vector v, std::int64_t) { store(p, v); }
   static Vector zero() { return _mm256_setzero_ps(); }
   static Vector broadcast(const float* p) { return _mm256_broadcast_ss(p); }
+  static Vector add(Vector a, Vector b) { return _mm256_add_ps(a, b); }
   static Vector multiply_add(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
 };
 
@@ -35,6 +36,7 @@ struct Simd<double> {
   static void store_first(double* p, Vector v, std::int64_t) { store(p, v); }
   static Vector zero() { return _mm256_setzero_pd(); }
   static Vector broadcast(const double* p) { return _mm256_broadcast_sd(p); }
+  static Vector add(Vector a, Vector b) { return _mm256_add_pd(a, b); }
   static Vector multiply_add(Vector a, Vector b, Vector c) { return _mm256_fmadd_pd(a, b, c); }
 };
 

@@ -23,6 +23,7 @@ struct Simd<float> {
   static __mmask16 first(std::int64_t count) { return __mmask16((1u << count) - 1u); }
   static Vector zero() { return _mm512_setzero_ps(); }
   static Vector broadcast(const float* p) { return _mm512_set1_ps(*p); }
+  static Vector add(Vector a, Vector b) { return _mm512_add_ps(a, b); }
   static Vector multiply_add(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
 };
 
@@ -37,6 +38,7 @@ struct Simd<double> {
   static __mmask8 first(std::int64_t count) { return __mmask8((1u << count) - 1u); }
   static Vector zero() { return _mm512_setzero_pd(); }
   static Vector broadcast(const double* p) { return _mm512_set1_pd(*p); }
+  static Vector add(Vector a, Vector b) { return _mm512_add_pd(a, b); }
   static Vector multiply_add(Vector a, Vector b, Vector c) { return _mm512_fmadd_pd(a, b, c); }
 };
 

@@ -15,6 +15,7 @@ struct Simd {
   static void store_first(T* p, Vector v, std::int64_t) { store(p, v); }
   static Vector zero() { return Vector{}; }
   static Vector broadcast(const T* p) { return Vector{} + *p; }
+  static Vector add(Vector a, Vector b) { return a + b; }
   static Vector multiply_add(Vector a, Vector b, Vector c) { return a * b + c; }
 };
 

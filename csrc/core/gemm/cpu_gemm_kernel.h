@@ -1,10 +1,14 @@
 // The register-tiled product, compiled once for each instruction set. The including file defines, in its own namespace,
-//   template <typename T> struct Simd { using Vector; kWidth; load, store, load_first, store_first, zero, broadcast, multiply_add };
+//   template <typename T> struct Simd { using Vector; kWidth; load, store, load_first, store_first, zero, broadcast, add, multiply_add };
 //   constexpr int kPanelRows;                   rows of the largest panel
 //   constexpr int tile_vectors(int rows);       vectors of positions that a panel of so many rows keeps in registers
 // (load_first and store_first touch the given number of positions; with vectors of up to kColumnLane they may touch all)
 // and switches the compiler to that instruction set before it includes this file, so nothing of the standard library may be
 // instantiated here. No include guard and no includes for that reason.
+
+/// Terms that are summed in registers before they are added to a column: a single float32 sum over thousands of terms would be
+/// several times less accurate than the sums of sums that other libraries make.
+constexpr std::int64_t kSumTerms = 64;
 
 /// kPanels neighbouring panels of kRows rows times kVectors vectors of positions, the last of which has `last` positions.
 template <int kPanels, int kRows, int kVectors, typename T>
@@ -13,65 +17,73 @@ template <int kPanels, int kRows, int kVectors, typename T>
   using V = Simd<T>;
   constexpr int kAll = kPanels * kRows;
   constexpr int kFull = kVectors - 1;
-  typename V::Vector sum[kAll][kVectors];
-  if (gemm.accumulate) {
-#pragma GCC unroll 16
-    for (int r = 0; r < kAll; ++r) {
-      const T* const from = columns + r * gemm.row_step;
-#pragma GCC unroll 16
-      for (int v = 0; v < kFull; ++v) sum[r][v] = V::load(from + v * V::kWidth);
-      sum[r][kFull] = V::load_first(from + kFull * V::kWidth, last);
-    }
-  } else {
+  const std::int64_t panel_step = gemm.panel_depth * kRows;
+  const DepthLoop* const loop = gemm.depth.data();
+  const T* const input = gemm.input + position;
+  bool add = gemm.accumulate;
+  bool done = loop[0].count == 0 || loop[1].count == 0 || loop[2].count == 0 || loop[3].count == 0;
+  std::int64_t i0 = 0, i1 = 0, i2 = 0, i3 = 0;
+  do {
+    typename V::Vector sum[kAll][kVectors];
 #pragma GCC unroll 16
     for (int r = 0; r < kAll; ++r) {
 #pragma GCC unroll 16
       for (int v = 0; v < kVectors; ++v) sum[r][v] = V::zero();
     }
-  }
-  const std::int64_t panel_step = gemm.panel_depth * kRows;
-  const DepthLoop* const loop = gemm.depth.data();
-  const std::int64_t inner = loop[3].count, inner_step = loop[3].step;
-  const T* const input = gemm.input + position;
-  for (std::int64_t i0 = 0; i0 < loop[0].count; ++i0) {
-    for (std::int64_t i1 = 0; i1 < loop[1].count; ++i1) {
-      for (std::int64_t i2 = 0; i2 < loop[2].count; ++i2) {
-        const T* x = input + i0 * loop[0].step + i1 * loop[1].step + i2 * loop[2].step;
-        const std::int64_t term = i0 * loop[0].weight_step + i1 * loop[1].weight_step + i2 * loop[2].weight_step;
-        const T* weight = panel + (gemm.first_weight + term) * kRows;
-        for (std::int64_t i = 0; i < inner; ++i, x += inner_step, weight += kRows) {
-          if constexpr (kVectors < kAll) {
-            typename V::Vector xs[kVectors];
+    for (std::int64_t terms = 0; !done && terms < kSumTerms;) {
+      const std::int64_t rest = loop[3].count - i3, part = rest < kSumTerms ? rest : kSumTerms;
+      const T* x = input + i0 * loop[0].step + i1 * loop[1].step + i2 * loop[2].step + i3 * loop[3].step;
+      const T* weight = panel + (gemm.first_weight + i0 * loop[0].weight_step + i1 * loop[1].weight_step +
+                                 i2 * loop[2].weight_step + i3) * kRows;
+      const std::int64_t inner_step = loop[3].step;
+      for (std::int64_t i = 0; i < part; ++i, x += inner_step, weight += kRows) {
+        if constexpr (kVectors < kAll) {
+          typename V::Vector xs[kVectors];
 #pragma GCC unroll 16
-            for (int v = 0; v < kVectors; ++v) xs[v] = V::load(x + v * V::kWidth);
+          for (int v = 0; v < kVectors; ++v) xs[v] = V::load(x + v * V::kWidth);
 #pragma GCC unroll 16
-            for (int r = 0; r < kAll; ++r) {
-              const typename V::Vector w = V::broadcast(weight + r / kRows * panel_step + r % kRows);
+          for (int r = 0; r < kAll; ++r) {
+            const typename V::Vector w = V::broadcast(weight + r / kRows * panel_step + r % kRows);
 #pragma GCC unroll 16
-              for (int v = 0; v < kVectors; ++v) sum[r][v] = V::multiply_add(w, xs[v], sum[r][v]);
-            }
-          } else {
-            typename V::Vector ws[kAll];
+            for (int v = 0; v < kVectors; ++v) sum[r][v] = V::multiply_add(w, xs[v], sum[r][v]);
+          }
+        } else {
+          typename V::Vector ws[kAll];
 #pragma GCC unroll 16
-            for (int r = 0; r < kAll; ++r) ws[r] = V::broadcast(weight + r);
+          for (int r = 0; r < kAll; ++r) ws[r] = V::broadcast(weight + r);
 #pragma GCC unroll 16
-            for (int v = 0; v < kVectors; ++v) {
-              const typename V::Vector xv = V::load(x + v * V::kWidth);
+          for (int v = 0; v < kVectors; ++v) {
+            const typename V::Vector xv = V::load(x + v * V::kWidth);
 #pragma GCC unroll 16
-              for (int r = 0; r < kAll; ++r) sum[r][v] = V::multiply_add(ws[r], xv, sum[r][v]);
-            }
+            for (int r = 0; r < kAll; ++r) sum[r][v] = V::multiply_add(ws[r], xv, sum[r][v]);
+          }
+        }
+      }
+      terms += part;
+      i3 += part;
+      if (i3 == loop[3].count) {
+        i3 = 0;
+        if (++i2 == loop[2].count) {
+          i2 = 0;
+          if (++i1 == loop[1].count) {
+            i1 = 0;
+            done = ++i0 == loop[0].count;
           }
         }
       }
     }
-  }
 #pragma GCC unroll 16
-  for (int r = 0; r < kAll; ++r) {
-    T* const to = columns + r * gemm.row_step;
+    for (int r = 0; r < kAll; ++r) {
+      T* const to = columns + r * gemm.row_step;
 #pragma GCC unroll 16
-    for (int v = 0; v < kFull; ++v) V::store(to + v * V::kWidth, sum[r][v]);
-    V::store_first(to + kFull * V::kWidth, sum[r][kFull], last);
-  }
+      for (int v = 0; v < kFull; ++v) {
+        V::store(to + v * V::kWidth, add ? V::add(V::load(to + v * V::kWidth), sum[r][v]) : sum[r][v]);
+      }
+      T* const end = to + kFull * V::kWidth;
+      V::store_first(end, add ? V::add(V::load_first(end, last), sum[r][kFull]) : sum[r][kFull], last);
+    }
+    add = true;
+  } while (!done);
 }
 
 /// Where a strip of positions begins, and what is left of it.
