@@ -298,11 +298,10 @@ def assert_accurate(
 ) -> None:
     """``max|result - ref64| <= 2 * max|pytorch - ref64| + tiny``, with torch's result at the same precision.
 
-    tiny is a unit in the last place of the largest output, for float32 and float64 times a quarter of the root of the
-    number of summands: what plain summation in one order costs, which torch's blocked CPU sums can stay far below. For
-    float64 it is half the root, because the reference rounds too; for tf32x3 the unit is that of the 22 bits that two
-    TF32 values hold. With ``precision="tf32"`` the error of exactly summed TF32 operands stands in for torch's where
-    that is larger: cuDNN does not use TF32 for every problem.
+    tiny is a unit in the last place of the largest output; for float64, where the reference rounds too, times half the
+    root of the number of summands; for tf32x3 the unit is that of the 22 bits that two TF32 values hold. With
+    ``precision="tf32"`` the error of exactly summed TF32 operands stands in for torch's where that is larger: cuDNN does
+    not use TF32 for every problem.
 
     Raises:
         AssertionError: with the errors.
@@ -310,7 +309,7 @@ def assert_accurate(
     found = largest_errors({"result": result, "pytorch": pytorch}, input, weight, bias, **geometry)
     error, baseline = found.errors["result"], found.errors["pytorch"]
     depth = weight.shape[0] // int(geometry.get("groups", 1)) * math.prod(weight.shape[2:])
-    summing = {torch.float32: 0.25, torch.float64: 0.5}.get(result.dtype, 0.0) * math.sqrt(depth)
+    summing = 0.5 * math.sqrt(depth) if result.dtype == torch.float64 else 0.0
     unit = torch.finfo(result.dtype).eps
     tiny = found.largest * max(2.0**-21 if precision == "tf32x3" else unit, unit * summing)
     if precision == "tf32" and error > 2 * baseline + tiny:
