@@ -10,15 +10,18 @@ namespace {
 constexpr std::size_t kWorkspaceAlignment = 64;
 
 Status check_tensor(const char* name, const void* data, bool needed) {
-  if (needed && data == nullptr) return Status::invalid("expected tensors." + std::string(name) + " to be set, but got nullptr");
+  if (needed && data == nullptr)
+    return Status::invalid("expected tensors." + std::string(name) + " to be set, but got nullptr");
   return {};
 }
 
 /// The plan must be one of this problem's: what forward() needs must fit the workspace that the plan asks for.
 Status check_plan(const Problem& problem, const Plan& plan) {
-  if (plan.device != Device::cpu) return Status::invalid("expected a plan for the cpu, but got '" + plan.name() + "' for cuda");
+  if (plan.device != Device::cpu)
+    return Status::invalid("expected a plan for the cpu, but got '" + plan.name() + "' for cuda");
   if (plan.dtype != problem.dtype) {
-    return Status::invalid("expected a plan for " + std::string(name_of(problem.dtype)) + ", but got '" + plan.name() + "'");
+    return Status::invalid("expected a plan for " + std::string(name_of(problem.dtype)) + ", but got '" + plan.name() +
+                           "'");
   }
   bool legal = plan.piece.batch >= 1;
   for (int a = 0; a < kMaxAxes; ++a) {
@@ -30,7 +33,9 @@ Status check_plan(const Problem& problem, const Plan& plan) {
     const CpuWorkers least = cpu_workers(schedule, 1, plan.workspace_bytes);
     legal = schedule.workspace_bytes(least.threads, least.shared_weights) <= plan.workspace_bytes;
   }
-  if (!legal) return Status::invalid("expected a plan that was made for " + to_string(problem) + ", but its pieces do not fit it");
+  if (!legal)
+    return Status::invalid("expected a plan that was made for " + to_string(problem) +
+                           ", but its pieces do not fit it");
   return {};
 }
 

@@ -41,8 +41,8 @@ struct LineColumns {
   std::array<const T*, kMaxLeadClasses> of_class{};
 };
 
-/// Outputs first, first + stride, … of a line; output number i finds its column at LineColumns::of_class[lead_class][offset + i],
-/// or has no taps if lead_class is -1.
+/// Outputs first, first + stride, … of a line; output number i finds its column at
+/// LineColumns::of_class[lead_class][offset + i], or has no taps if lead_class is -1.
 struct Run {
   int lead_class = -1;
   std::int64_t offset = 0;
@@ -50,8 +50,8 @@ struct Run {
   std::int64_t count = 0;
 };
 
-/// Axis 2 of one tile. A group is the `stride` outputs that begin at a multiple of the stride, counted from the padded origin;
-/// the outputs at one place of the groups have the same lead and neighbouring columns.
+/// Axis 2 of one tile. A group is the `stride` outputs that begin at a multiple of the stride, counted from the padded
+/// origin; the outputs at one place of the groups have the same lead and neighbouring columns.
 class Line {
  public:
   Line(const CpuAxis& axis, const CpuTileAxis& tile, std::int64_t row_step)
@@ -60,10 +60,12 @@ class Line {
     groups_ = {begin / stride_, (end - 1) / stride_ + 1};
     whole_.begin = ceil_div(begin, stride_);
     whole_.end = std::max(whole_.begin, end / stride_);
-    for (std::int64_t place = 0; place < std::min<std::int64_t>(stride_, kFewPlaces); ++place) few_[place] = look_up(place);
+    for (std::int64_t place = 0; place < std::min<std::int64_t>(stride_, kFewPlaces); ++place)
+      few_[place] = look_up(place);
   }
 
-  /// Calls body(run) until every output of the line is in one run. Runs are short, so that those of one group meet in the cache.
+  /// Calls body(run) until every output of the line is in one run. Runs are short, so that those of one group meet in
+  /// the cache.
   template <typename Body>
   void for_each_run(Body body) const {
     for (std::int64_t group = groups_.begin; group < groups_.end; group += kRun) {
@@ -198,8 +200,8 @@ void write_line(const Line& line, const LineColumns<T>& columns, T bias, T* out)
 template <typename Stored, typename T>
 class Lines {
  public:
-  Lines(const CpuSchedule& schedule, const CpuTile& tile, std::int64_t block, const T* columns, const Stored* bias, T* line_buffer,
-        Stored* output)
+  Lines(const CpuSchedule& schedule, const CpuTile& tile, std::int64_t block, const T* columns, const Stored* bias,
+        T* line_buffer, Stored* output)
       : schedule_(schedule),
         problem_(schedule.problem),
         tile_(tile),
@@ -254,8 +256,8 @@ class Lines {
   /// From one channel to the next in the columns of a combination of classes.
   std::int64_t channel_step(const Residue& r0, const Residue& r1, int c2) const {
     const CpuAxis &a0 = schedule_.axes[0], &a1 = schedule_.axes[1], &a2 = schedule_.axes[2];
-    return a0.lead_class[a0.class_of(r0.lead)].count * a1.lead_class[a1.class_of(r1.lead)].count * a2.lead_class[c2].count *
-           tile_.layout.row_step;
+    return a0.lead_class[a0.class_of(r0.lead)].count * a1.lead_class[a1.class_of(r1.lead)].count *
+           a2.lead_class[c2].count * tile_.layout.row_step;
   }
 
   /// Columns of the line for a channel of the block; both residues have a lead.
@@ -268,8 +270,8 @@ class Lines {
     for (int c2 = 0; c2 < a2.classes; ++c2) {
       const LeadClass& k2 = a2.lead_class[c2];
       // Classes are stored one after the other, each [channel][lead 0][lead 1][lead 2].
-      const std::int64_t first = channels_.count * ((k0.first * a1.leads + k0.count * k1.first) * a2.leads +
-                                                    k0.count * k1.count * k2.first);
+      const std::int64_t first =
+          channels_.count * ((k0.first * a1.leads + k0.count * k1.first) * a2.leads + k0.count * k1.count * k2.first);
       const std::int64_t lead = ((channel * k0.count + r0.lead - k0.first) * k1.count + r1.lead - k1.first) * k2.count;
       found.of_class[c2] = columns_ + (first + lead) * tile_.layout.row_step + column;
     }
@@ -307,7 +309,8 @@ class Lines {
     }
     const T* const first = columns_of(s, 0, r0, r1).of_class[run.lead_class] + run.offset;
     const std::int64_t between_channels = channel_step(r0, r1, run.lead_class);
-    transpose(first, between_channels, channels_.count, run.count, [this](std::int64_t c) { return bias_of(c); }, to, step);
+    transpose(
+        first, between_channels, channels_.count, run.count, [this](std::int64_t c) { return bias_of(c); }, to, step);
   }
 
   const CpuSchedule& schedule_;
@@ -325,8 +328,8 @@ class Lines {
 }  // namespace
 
 template <typename Stored, typename T>
-void cpu_col2im(const CpuSchedule& schedule, const CpuTile& tile, std::int64_t block, const T* columns, const Stored* bias,
-                T* line, Stored* output) {
+void cpu_col2im(const CpuSchedule& schedule, const CpuTile& tile, std::int64_t block, const T* columns,
+                const Stored* bias, T* line, Stored* output) {
   const Lines<Stored, T> lines(schedule, tile, block, columns, bias, line, output);
   if (schedule.problem.layout == Layout::channels_last) {
     lines.write_channels_last();
@@ -336,8 +339,11 @@ void cpu_col2im(const CpuSchedule& schedule, const CpuTile& tile, std::int64_t b
 }
 
 template void cpu_col2im(const CpuSchedule&, const CpuTile&, std::int64_t, const float*, const float*, float*, float*);
-template void cpu_col2im(const CpuSchedule&, const CpuTile&, std::int64_t, const double*, const double*, double*, double*);
-template void cpu_col2im(const CpuSchedule&, const CpuTile&, std::int64_t, const float*, const BFloat16*, float*, BFloat16*);
-template void cpu_col2im(const CpuSchedule&, const CpuTile&, std::int64_t, const float*, const Float16*, float*, Float16*);
+template void cpu_col2im(const CpuSchedule&, const CpuTile&, std::int64_t, const double*, const double*, double*,
+                         double*);
+template void cpu_col2im(const CpuSchedule&, const CpuTile&, std::int64_t, const float*, const BFloat16*, float*,
+                         BFloat16*);
+template void cpu_col2im(const CpuSchedule&, const CpuTile&, std::int64_t, const float*, const Float16*, float*,
+                         Float16*);
 
 }  // namespace convt_gemm

@@ -12,8 +12,8 @@ struct DepthLoop {
   std::int64_t weight_step = 1;  ///< from one term's weights to the next term's; 1 for the innermost loop
 };
 
-/// Rows are cut into panels as cpu_row_panels() says. A panel of r rows holds its weights as [panel_depth][r], panel after panel.
-/// Terms are added in the order of the loops whatever the instruction set, tile or thread.
+/// Rows are cut into panels as cpu_row_panels() says. A panel of r rows holds its weights as [panel_depth][r], panel
+/// after panel. Terms are added in the order of the loops whatever the instruction set, tile or thread.
 template <typename T>
 struct CpuGemm {
   const T* weight = nullptr;
@@ -25,7 +25,7 @@ struct CpuGemm {
   std::int64_t positions = 0;      ///< inputs of up to one vector beyond them are read and their products dropped
   T* columns = nullptr;
   std::int64_t row_step = 0;
-  bool accumulate = false;         ///< add to what the columns hold
+  bool accumulate = false;  ///< add to what the columns hold
 };
 
 /// Columns after a row's last position, up to this multiple of positions, may be overwritten with anything.

@@ -1,5 +1,5 @@
-// The product for AVX-512F: 32 registers of 16 float32 or 8 float64. The whole file is compiled for that target, whatever the
-// build's -march; nothing outside calls it before cpu_isa() has found the instructions.
+// The product for AVX-512F: 32 registers of 16 float32 or 8 float64. The whole file is compiled for that target,
+// whatever the build's -march; nothing outside calls it before cpu_isa() has found the instructions.
 #include "gemm/cpu_gemm_isa.h"
 
 #if CONVT_GEMM_X86_DISPATCH

@@ -1,19 +1,20 @@
 // The register-tiled product, compiled once for each instruction set. The including file defines, in its own namespace,
-//   template <typename T> struct Simd { using Vector; kWidth; load, store, load_first, store_first, zero, broadcast, add, multiply_add };
-//   constexpr int kPanelRows;                   rows of the largest panel
-//   constexpr int tile_vectors(int rows);       vectors of positions that a panel of so many rows keeps in registers
-// (load_first and store_first touch the given number of positions; with vectors of up to kColumnLane they may touch all)
-// and switches the compiler to that instruction set before it includes this file, so nothing of the standard library may be
-// instantiated here. No include guard and no includes for that reason.
+//   template <typename T> struct Simd { using Vector; kWidth; load, store, load_first, store_first, zero, broadcast,
+//   add, multiply_add }; constexpr int kPanelRows;                   rows of the largest panel constexpr int
+//   tile_vectors(int rows);       vectors of positions that a panel of so many rows keeps in registers
+// (load_first and store_first touch the given number of positions; with vectors of up to kColumnLane they may touch
+// all) and switches the compiler to that instruction set before it includes this file, so nothing of the standard
+// library may be instantiated here. No include guard and no includes for that reason.
 
-/// Terms that are summed in registers before they are added to a column: a single float32 sum over thousands of terms would be
-/// several times less accurate than the sums of sums that other libraries make.
+/// Terms that are summed in registers before they are added to a column: a single float32 sum over thousands of terms
+/// would be several times less accurate than the sums of sums that other libraries make.
 constexpr std::int64_t kSumTerms = 64;
 
-/// kPanels neighbouring panels of kRows rows times kVectors vectors of positions, the last of which has `last` positions.
+/// kPanels neighbouring panels of kRows rows times kVectors vectors of positions, the last of which has `last`
+/// positions.
 template <int kPanels, int kRows, int kVectors, typename T>
-[[gnu::noinline]] void multiply_tile(const CpuGemm<T>& gemm, const T* __restrict panel, std::int64_t position, std::int64_t last,
-                                     T* __restrict columns) {
+[[gnu::noinline]] void multiply_tile(const CpuGemm<T>& gemm, const T* __restrict panel, std::int64_t position,
+                                     std::int64_t last, T* __restrict columns) {
   using V = Simd<T>;
   constexpr int kAll = kPanels * kRows;
   constexpr int kFull = kVectors - 1;
@@ -34,7 +35,8 @@ template <int kPanels, int kRows, int kVectors, typename T>
       const std::int64_t rest = loop[3].count - i3, part = rest < kSumTerms ? rest : kSumTerms;
       const T* x = input + i0 * loop[0].step + i1 * loop[1].step + i2 * loop[2].step + i3 * loop[3].step;
       const T* weight = panel + (gemm.first_weight + i0 * loop[0].weight_step + i1 * loop[1].weight_step +
-                                 i2 * loop[2].weight_step + i3) * kRows;
+                                 i2 * loop[2].weight_step + i3) *
+                                    kRows;
       const std::int64_t inner_step = loop[3].step;
       for (std::int64_t i = 0; i < part; ++i, x += inner_step, weight += kRows) {
         if constexpr (kVectors < kAll) {
@@ -99,7 +101,8 @@ template <int kPanels, int kRows, int kVectors, typename T>
 inline void multiply_vectors(const CpuGemm<T>& gemm, Strip<T>* strip) {
   constexpr std::int64_t kPositions = kVectors * Simd<T>::kWidth;
   const std::int64_t missing = strip->count < kPositions ? kPositions - strip->count : 0;
-  multiply_tile<kPanels, kRows, kVectors>(gemm, strip->weight, strip->position, Simd<T>::kWidth - missing, strip->columns);
+  multiply_tile<kPanels, kRows, kVectors>(gemm, strip->weight, strip->position, Simd<T>::kWidth - missing,
+                                          strip->columns);
   strip->position += kPositions;
   strip->count -= kPositions;
   strip->columns += kPositions;

@@ -14,7 +14,9 @@ namespace {
 class Runs {
  public:
   Runs(const CpuAxis& axis, const CpuTileAxis& tile, const CpuTileLayout& layout, int a)
-      : extent_(axis.axis.input), step_(axis.residues.input_step), first_(tile.first_position - (axis.most_taps - 1) * step_) {
+      : extent_(axis.axis.input),
+        step_(axis.residues.input_step),
+        first_(tile.first_position - (axis.most_taps - 1) * step_) {
     const bool separate = layout.window_step[a] < step_;
     count_ = separate ? axis.most_taps : 1;
     length_ = layout.inputs[a] / count_;
@@ -52,18 +54,20 @@ void zero(T* begin, T* end) {
   for (; begin < end; ++begin) *begin = T(0);
 }
 
-/// `length` neighbouring inputs of every channel, of which `valid` lie in the tensor: [input][channel] to [channel][input].
+/// `length` neighbouring inputs of every channel, of which `valid` lie in the tensor: [input][channel] to
+/// [channel][input].
 template <typename Stored, typename T>
-void transpose_run(const Stored* source, std::int64_t input_step, Range valid, std::int64_t length, std::int64_t channels,
-                   std::int64_t channel_step, T* packed) {
+void transpose_run(const Stored* source, std::int64_t input_step, Range valid, std::int64_t length,
+                   std::int64_t channels, std::int64_t channel_step, T* packed) {
   for (std::int64_t c = 0; c < channels; ++c) {
     T* const row = packed + c * channel_step;
     zero(row, row + valid.begin);
     zero(row + valid.end, row + length);
   }
   if (valid.size() > 0) {
-    transpose(source + valid.begin * input_step, input_step, valid.size(), channels, [](std::int64_t) { return T(0); },
-              packed + valid.begin, channel_step);
+    transpose(
+        source + valid.begin * input_step, input_step, valid.size(), channels, [](std::int64_t) { return T(0); },
+        packed + valid.begin, channel_step);
   }
 }
 
@@ -89,7 +93,8 @@ void pack_input(const CpuSchedule& schedule, const CpuTile& tile, const Stored* 
   const std::int64_t width = layout.inputs[2], height = layout.inputs[1];
   const std::int64_t last = layout.input_of(layout.samples - 1, layout.inputs[0] - 1, height - 1) + width;
   if (channels_last) {
-    for (std::int64_t c = 0; c < channels; ++c) zero(packed + c * layout.channel_step + last, packed + (c + 1) * layout.channel_step);
+    for (std::int64_t c = 0; c < channels; ++c)
+      zero(packed + c * layout.channel_step + last, packed + (c + 1) * layout.channel_step);
     for (std::int64_t s = 0; s < layout.samples; ++s) {
       for (std::int64_t p0 = 0; p0 < layout.inputs[0]; ++p0) {
         for (std::int64_t p1 = 0; p1 < layout.inputs[1]; ++p1) {
@@ -98,7 +103,8 @@ void pack_input(const CpuSchedule& schedule, const CpuTile& tile, const Stored* 
           T* row = packed + layout.input_of(s, p0, p1);
           for (std::int64_t run = 0; run < runs2.count(); ++run, row += runs2.length()) {
             const Range valid = i0 < 0 || i1 < 0 ? Range{0, 0} : runs2.inside(run);
-            transpose_run(line + runs2.first(run) * step, step, valid, runs2.length(), channels, layout.channel_step, row);
+            transpose_run(line + runs2.first(run) * step, step, valid, runs2.length(), channels, layout.channel_step,
+                          row);
           }
         }
       }
@@ -144,7 +150,8 @@ ChannelBlock channel_block(const CpuSchedule& schedule, std::int64_t block) {
   return channels;
 }
 
-std::int64_t packed_weight_offset(const CpuSchedule& schedule, std::int64_t group, std::int64_t block, std::int64_t first_depth) {
+std::int64_t packed_weight_offset(const CpuSchedule& schedule, std::int64_t group, std::int64_t block,
+                                  std::int64_t first_depth) {
   const Problem& problem = schedule.problem;
   const ChannelBlock channels = channel_block(schedule, block);
   const std::int64_t per_channel = problem.group_in_channels() * schedule.used_taps;
@@ -177,15 +184,16 @@ void copy_panel(const PanelCopy<Stored, T>& copy) {
 }
 
 template <typename Stored, typename T, int... kRows>
-constexpr std::array<void (*)(const PanelCopy<Stored, T>&), sizeof...(kRows)> copies(std::integer_sequence<int, kRows...>) {
+constexpr std::array<void (*)(const PanelCopy<Stored, T>&), sizeof...(kRows)> copies(
+    std::integer_sequence<int, kRows...>) {
   return {copy_panel<kRows + 1, Stored, T>...};
 }
 
 }  // namespace
 
 template <typename Stored, typename T>
-void pack_weights(const CpuSchedule& schedule, CpuIsa isa, std::int64_t group, std::int64_t block, std::int64_t first_depth,
-                  const Stored* weight, T* packed) {
+void pack_weights(const CpuSchedule& schedule, CpuIsa isa, std::int64_t group, std::int64_t block,
+                  std::int64_t first_depth, const Stored* weight, T* packed) {
   static constexpr auto kCopyOf = copies<Stored, T>(std::make_integer_sequence<int, kMostPanelRows>());
   const Problem& problem = schedule.problem;
   const ChannelBlock channels = channel_block(schedule, block);
@@ -196,7 +204,8 @@ void pack_weights(const CpuSchedule& schedule, CpuIsa isa, std::int64_t group, s
   const std::array<std::int64_t, kMaxAxes> lead_step{kernel12, kernel2, 1};
   std::array<std::int64_t, kMaxAxes> tap_step;
   for (int a = 0; a < kMaxAxes; ++a) tap_step[a] = schedule.axes[a].residues.tap_step * lead_step[a];
-  const Stored* source = weight + (group * problem.group_in_channels() + first_depth) * weight_step + channels.first * kernel;
+  const Stored* source =
+      weight + (group * problem.group_in_channels() + first_depth) * weight_step + channels.first * kernel;
   for (int a = 0; a < kMaxAxes; ++a) source += schedule.axes[a].first_tap * lead_step[a];
 
   // A few input channels at a time: their weights stay in the first-level cache until every tap has been copied.
@@ -226,7 +235,8 @@ void pack_weights(const CpuSchedule& schedule, CpuIsa isa, std::int64_t group, s
           l0 = 0;
           ++channel;
         }
-        PanelCopy<Stored, T> copy{std::min(kStreams, depth - c), weight_step, offset.data(), nullptr, class_base + c * panel_rows};
+        PanelCopy<Stored, T> copy{std::min(kStreams, depth - c), weight_step, offset.data(), nullptr,
+                                  class_base + c * panel_rows};
         for (std::int64_t j0 = 0; j0 < axis[0].taps; ++j0) {
           for (std::int64_t j1 = 0; j1 < axis[1].taps; ++j1) {
             for (std::int64_t j2 = 0; j2 < axis[2].taps; ++j2, copy.to += depth * panel_rows) {
@@ -246,8 +256,11 @@ template void pack_input(const CpuSchedule&, const CpuTile&, const double*, doub
 template void pack_input(const CpuSchedule&, const CpuTile&, const BFloat16*, float*);
 template void pack_input(const CpuSchedule&, const CpuTile&, const Float16*, float*);
 template void pack_weights(const CpuSchedule&, CpuIsa, std::int64_t, std::int64_t, std::int64_t, const float*, float*);
-template void pack_weights(const CpuSchedule&, CpuIsa, std::int64_t, std::int64_t, std::int64_t, const double*, double*);
-template void pack_weights(const CpuSchedule&, CpuIsa, std::int64_t, std::int64_t, std::int64_t, const BFloat16*, float*);
-template void pack_weights(const CpuSchedule&, CpuIsa, std::int64_t, std::int64_t, std::int64_t, const Float16*, float*);
+template void pack_weights(const CpuSchedule&, CpuIsa, std::int64_t, std::int64_t, std::int64_t, const double*,
+                           double*);
+template void pack_weights(const CpuSchedule&, CpuIsa, std::int64_t, std::int64_t, std::int64_t, const BFloat16*,
+                           float*);
+template void pack_weights(const CpuSchedule&, CpuIsa, std::int64_t, std::int64_t, std::int64_t, const Float16*,
+                           float*);
 
 }  // namespace convt_gemm

@@ -29,14 +29,16 @@ struct LeadClasses {
   std::int64_t taps() const { return axis[0].taps * axis[1].taps * axis[2].taps; }
 };
 
-/// Calls body(classes) for every combination of the axes' classes, last axis fastest: the order of rows and packed weights.
+/// Calls body(classes) for every combination of the axes' classes, last axis fastest: the order of rows and packed
+/// weights.
 template <typename Body>
 void for_each_class(const CpuSchedule& schedule, Body body) {
   for (int c0 = 0; c0 < schedule.axes[0].classes; ++c0) {
     for (int c1 = 0; c1 < schedule.axes[1].classes; ++c1) {
       for (int c2 = 0; c2 < schedule.axes[2].classes; ++c2) {
-        body(LeadClasses{{schedule.axes[0].lead_class[c0], schedule.axes[1].lead_class[c1], schedule.axes[2].lead_class[c2]},
-                         {c0, c1, c2}});
+        body(LeadClasses{
+            {schedule.axes[0].lead_class[c0], schedule.axes[1].lead_class[c1], schedule.axes[2].lead_class[c2]},
+            {c0, c1, c2}});
       }
     }
   }
@@ -51,11 +53,12 @@ struct ChannelBlock {
 ChannelBlock channel_block(const CpuSchedule& schedule, std::int64_t block);
 
 /// Where the packed weights of (group, block, first channel of a depth chunk) begin among those of the whole problem.
-std::int64_t packed_weight_offset(const CpuSchedule& schedule, std::int64_t group, std::int64_t block, std::int64_t first_depth);
+std::int64_t packed_weight_offset(const CpuSchedule& schedule, std::int64_t group, std::int64_t block,
+                                  std::int64_t first_depth);
 
 /// One block and depth chunk: [class][row panel][taps][input channel][row in panel], row = (output channel, lead).
 template <typename Stored, typename T>
-void pack_weights(const CpuSchedule& schedule, CpuIsa isa, std::int64_t group, std::int64_t block, std::int64_t first_depth,
-                  const Stored* weight, T* packed);
+void pack_weights(const CpuSchedule& schedule, CpuIsa isa, std::int64_t group, std::int64_t block,
+                  std::int64_t first_depth, const Stored* weight, T* packed);
 
 }  // namespace convt_gemm

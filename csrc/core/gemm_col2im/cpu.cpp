@@ -12,8 +12,8 @@
 namespace convt_gemm {
 namespace {
 
-/// Below this much arithmetic a second thread costs more than it saves: a team of threads that waits for work, and threads
-/// that have to be started first.
+/// Below this much arithmetic a second thread costs more than it saves: a team of threads that waits for work, and
+/// threads that have to be started first.
 constexpr double kTeamFlops = 4e5;
 constexpr double kOwnThreadsFlops = 8e6;
 
@@ -45,7 +45,8 @@ class Run {
                          2.0 * double(problem.weight_elements());
     const bool small = flops < (context.parallel_for == nullptr ? kOwnThreadsFlops : kTeamFlops);
     workers_ = cpu_workers(schedule, small ? 1 : context.threads, budget);
-    // Output channels are split over tasks only if tiles and groups are too few: each of them packs the tile's input again.
+    // Output channels are split over tasks only if tiles and groups are too few: each of them packs the tile's input
+    // again.
     const std::int64_t tiles = schedule.position_tiles() * problem.groups;
     const std::int64_t wanted = workers_.threads == 1 ? 1 : workers_.threads * kTasksPerThread;
     splits_ = std::clamp<std::int64_t>(ceil_div(wanted, tiles), 1, schedule.blocks);
@@ -114,8 +115,8 @@ class Run {
       index /= s.tiles[a];
     }
     tile.first_sample = index * s.piece.batch;
-    tile.layout = CpuTileLayout(s.axes, std::min(s.piece.batch, s.problem.batch - tile.first_sample), tile.axis,
-                                s.row_step);
+    tile.layout =
+        CpuTileLayout(s.axes, std::min(s.piece.batch, s.problem.batch - tile.first_sample), tile.axis, s.row_step);
   }
 
   void run_task(std::int64_t task, Worker* worker) const {
@@ -215,10 +216,10 @@ class Run {
     }
   }
 
-  /// Sets the loops over taps of every axis, then input channels; loops of one term are moved outwards, so that the innermost is
-  /// as long as it can be. Returns how far before the first position's input that of the first tap lies.
-  static std::int64_t set_depth(const CpuTileLayout& layout, const LeadClasses& classes, const std::array<Range, kMaxAxes>& taps,
-                                std::int64_t channels, CpuGemm<T>* gemm) {
+  /// Sets the loops over taps of every axis, then input channels; loops of one term are moved outwards, so that the
+  /// innermost is as long as it can be. Returns how far before the first position's input that of the first tap lies.
+  static std::int64_t set_depth(const CpuTileLayout& layout, const LeadClasses& classes,
+                                const std::array<Range, kMaxAxes>& taps, std::int64_t channels, CpuGemm<T>* gemm) {
     int slot = 3;
     const auto add = [&](std::int64_t count, std::int64_t step, std::int64_t weight_step) {
       if (count == 1) return;
@@ -254,7 +255,8 @@ class Run {
 
 }  // namespace
 
-Status gemm_col2im_cpu(const Problem& problem, const Plan& plan, const Tensors& tensors, const CpuContext& context, CpuIsa isa) {
+Status gemm_col2im_cpu(const Problem& problem, const Plan& plan, const Tensors& tensors, const CpuContext& context,
+                       CpuIsa isa) {
   const CpuSchedule schedule(problem, plan.piece);
   switch (problem.dtype) {
     case DType::float32:

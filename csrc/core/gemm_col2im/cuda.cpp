@@ -52,7 +52,6 @@ Status for_each_run(const Problem& problem, const std::array<Range, kMaxAxes>& i
 Status gemm_run(const Problem& problem, const Plan& plan, Range batch, std::int64_t box, const Run& run,
                 const Tensors& tensors, const CudaContext& context) {
   const std::size_t item = size_of(problem.dtype);
-  const std::size_t column_item = problem.dtype == DType::float64 ? 8 : 4;
   const std::int64_t positions = problem.input_positions();
   const std::int64_t depth = problem.group_in_channels();
   const bool first = problem.layout == Layout::channels_first;
@@ -86,7 +85,7 @@ Status gemm_run(const Problem& problem, const Plan& plan, Range batch, std::int6
       gemm.x = at(tensors.input,
                   (batch.begin + sample) * x_sample + group * x_group + run.x * (first ? 1 : problem.in_channels), item);
       gemm.columns = const_cast<void*>(
-          at(context.workspace, sample * columns_sample + group * columns_group + run.columns, column_item));
+          at(context.workspace, sample * columns_sample + group * columns_group + run.columns, column_size(problem.dtype)));
       Status status = cuda_gemm(plan, gemm, context);
       if (!status.ok()) return status;
     }

@@ -9,13 +9,13 @@ namespace convt_gemm {
 namespace {
 
 // Round figures of current server cores; they only make the prediction readable, a CPU has one plan.
-constexpr double kCoreFlops = 90e9;       // float32, half of it in float64
+constexpr double kCoreFlops = 90e9;        // float32, half of it in float64
 constexpr double kMemoryBandwidth = 15e9;  // bytes/s of one core
 constexpr double kCallSeconds = 2e-6;
 
-/// Positions of a tile. More than the most and the weights, read once per tile, no longer matter; fewer than the least and they
-/// matter too much. A tile of a few channels costs little cache, but each tile a fixed effort. With channels last a tile is small,
-/// so that its outputs stay in the cache until every block of channels has been written.
+/// Positions of a tile. More than the most and the weights, read once per tile, no longer matter; fewer than the least
+/// and they matter too much. A tile of a few channels costs little cache, but each tile a fixed effort. With channels
+/// last a tile is small, so that its outputs stay in the cache until every block of channels has been written.
 constexpr std::int64_t kLeastPositions = 192;
 constexpr std::int64_t kMostPositions = 1024;
 constexpr std::int64_t kMostPositionsOfFewChannels = 4096;
@@ -57,7 +57,8 @@ Piece ideal_piece(const Problem& problem, const DeviceTraits& traits) {
   // A single tile reads weights right after packing them: where there are many, it may be somewhat too large.
   double all = double(problem.batch);
   for (int a = 0; a < kMaxAxes; ++a) all *= double(steps(problem, a));
-  if (all <= 2.0 * double(wanted) && problem.weight_elements() * accumulator_size(problem.dtype) > kManyWeightBytes) wanted *= 2;
+  if (all <= 2.0 * double(wanted) && problem.weight_elements() * accumulator_size(problem.dtype) > kManyWeightBytes)
+    wanted *= 2;
   Piece piece;
   for (int a = kMaxAxes - 1; a >= 0; --a) {
     const std::int64_t length = steps(problem, a);
@@ -87,12 +88,14 @@ bool shrink(const Problem& problem, Piece* piece) {
 
 void predict(const Problem& problem, const CpuSchedule& schedule, int threads, Plan* plan) {
   const double size = double(size_of(problem.dtype)), accumulator = double(accumulator_size(problem.dtype));
-  const double tensors = size * (double(problem.input_elements()) + double(problem.weight_elements()) +
-                                 double(problem.output_elements()));
+  const double tensors =
+      size * (double(problem.input_elements()) + double(problem.weight_elements()) + double(problem.output_elements()));
   const double leads = double(schedule.rows_per_channel) * double(problem.out_channels) * double(problem.batch);
   double positions = 1;
   for (int a = 0; a < kMaxAxes; ++a) positions *= double(steps(problem, a));
-  plan->bytes = tensors + 2 * accumulator * (leads * positions + double(problem.input_elements()) + double(problem.weight_elements()));
+  plan->bytes =
+      tensors +
+      2 * accumulator * (leads * positions + double(problem.input_elements()) + double(problem.weight_elements()));
   plan->flops = 2.0 * double(problem.batch) * double(problem.input_positions()) * double(problem.in_channels) *
                 double(problem.group_out_channels()) * double(problem.taps());
   const double rate = kCoreFlops * threads / (problem.dtype == DType::float64 ? 2 : 1);
@@ -101,7 +104,8 @@ void predict(const Problem& problem, const CpuSchedule& schedule, int threads, P
 
 }  // namespace
 
-void append_cpu_plans(const Problem& problem, const DeviceTraits& traits, const PlanOptions& options, std::vector<Plan>* plans) {
+void append_cpu_plans(const Problem& problem, const DeviceTraits& traits, const PlanOptions& options,
+                      std::vector<Plan>* plans) {
   if (problem.dtype == DType::float32 && options.precision != Precision::ieee) return;
   Plan plan;
   plan.device = Device::cpu;

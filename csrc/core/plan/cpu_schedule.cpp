@@ -8,8 +8,8 @@
 namespace convt_gemm {
 namespace {
 
-/// Columns of one block, and packed weights of one block and depth chunk: together they leave half of a 512 KiB second-level
-/// cache to the input tile.
+/// Columns of one block, and packed weights of one block and depth chunk: together they leave half of a 512 KiB
+/// second-level cache to the input tile.
 constexpr std::int64_t kColumnBytes = 128 << 10;
 constexpr std::int64_t kBlockWeightBytes = 160 << 10;
 
@@ -78,7 +78,8 @@ std::int64_t accumulator_size(DType dtype) { return dtype == DType::float64 ? 8 
 CpuAxis cpu_axis(const Axis& axis, bool split_leads) {
   CpuAxis a;
   a.axis = axis;
-  // Tap k writes outputs from k*dilation - padding to (input-1)*stride + k*dilation - padding. The padding stays non-negative.
+  // Tap k writes outputs from k*dilation - padding to (input-1)*stride + k*dilation - padding. The padding stays
+  // non-negative.
   const std::int64_t before = axis.padding - (axis.input - 1) * axis.stride;
   a.first_tap = before <= 0 ? 0 : std::min(ceil_div(before, axis.dilation), axis.padding / axis.dilation);
   const std::int64_t last_tap = std::min(axis.kernel - 1, (axis.output() - 1 + axis.padding) / axis.dilation);
@@ -86,8 +87,8 @@ CpuAxis cpu_axis(const Axis& axis, bool split_leads) {
   a.axis.kernel = std::max<std::int64_t>(last_tap + 1 - a.first_tap, 0);
   a.axis.output_padding = 0;
   if (axis.input == 1) {
-    // The stride of a single input is never used. One that exceeds the kernel gives every output its own residue with a single
-    // tap, so that no product with a zero from the halo is formed.
+    // The stride of a single input is never used. One that exceeds the kernel gives every output its own residue with a
+    // single tap, so that no product with a zero from the halo is formed.
     const std::int64_t last_u = (a.axis.padding + axis.output() - 1) / axis.dilation;
     a.axis.stride = axis.dilation * std::max(a.axis.kernel, last_u + 1);
   }
@@ -98,7 +99,8 @@ CpuAxis cpu_axis(const Axis& axis, bool split_leads) {
   const std::int64_t longer = a.axis.kernel % step;
   if (split_leads && a.leads <= kMaxLeadClasses) {
     a.classes = int(a.leads);
-    for (std::int64_t lead = 0; lead < a.leads; ++lead) a.lead_class[lead] = {lead, 1, ceil_div(a.axis.kernel - lead, step)};
+    for (std::int64_t lead = 0; lead < a.leads; ++lead)
+      a.lead_class[lead] = {lead, 1, ceil_div(a.axis.kernel - lead, step)};
   } else if (a.axis.kernel <= step || longer == 0) {
     a.classes = a.leads == 0 ? 0 : 1;
     a.lead_class[0] = {0, a.leads, a.most_taps};
@@ -124,13 +126,15 @@ CpuTileLayout::CpuTileLayout(const std::array<CpuAxis, kMaxAxes>& axes, std::int
   input_step[1] = inputs[2] - tile[2].shared_zeros;
   input_step[0] = (inputs[1] - tile[1].shared_zeros) * input_step[1];
   sample_step = (inputs[0] - tile[0].shared_zeros) * input_step[0];
-  // Behind the last input there is what its line, plane and sample do not share, and one lane that the last vector may reach.
-  const std::int64_t unshared = tile[2].shared_zeros + tile[1].shared_zeros * input_step[1] + tile[0].shared_zeros * input_step[0];
+  // Behind the last input there is what its line, plane and sample do not share, and one lane that the last vector may
+  // reach.
+  const std::int64_t unshared =
+      tile[2].shared_zeros + tile[1].shared_zeros * input_step[1] + tile[0].shared_zeros * input_step[0];
   channel_step = spread_row(samples * sample_step + unshared + kCpuLane);
 
-  // Positions that a way to merge goes through for one class, and places for the columns of all classes: they share those of the
-  // widest range. Whole vectors are written: a class that begins later in the range than others may end up to a vector later, on
-  // places of the next segment that it does not use itself, or behind the last one.
+  // Positions that a way to merge goes through for one class, and places for the columns of all classes: they share
+  // those of the widest range. Whole vectors are written: a class that begins later in the range than others may end up
+  // to a vector later, on places of the next segment that it does not use itself, or behind the last one.
   const auto length = [&](int level, const std::array<std::int64_t, kMaxAxes>& extent) {
     std::int64_t positions_in_segment = extent[2];
     if (level > 0) positions_in_segment += (extent[1] - 1) * input_step[1];
@@ -147,7 +151,8 @@ CpuTileLayout::CpuTileLayout(const std::array<CpuAxis, kMaxAxes>& axes, std::int
   for (int level = 3; level >= 0; --level) {
     const std::int64_t step = round_up(length(level, positions), kCostLane);
     const std::int64_t row = spread_row(count(level, positions) * step + kCostLane);
-    const double cost = share[level] * double(count(level, most) * (round_up(length(level, most), kCostLane) + kSegmentCost));
+    const double cost =
+        share[level] * double(count(level, most) * (round_up(length(level, most), kCostLane) + kSegmentCost));
     if (row > most_row_step || (least >= 0 && cost >= least)) continue;
     least = cost;
     merged = level;

@@ -56,8 +56,6 @@ Precision effective_precision(const Problem& problem, const PlanOptions& options
   return problem.dtype == DType::float32 ? options.precision : Precision::ieee;
 }
 
-std::size_t column_size(DType dtype) { return dtype == DType::float64 ? 8 : 4; }
-
 /// Fills in the parts that do not depend on the back end.
 Plan column_plan(const Problem& problem, const PlanOptions& options) {
   Plan plan;

@@ -1,6 +1,7 @@
 #pragma once
 // How a problem is cut so that its columns fit a bounded workspace.
 #include <array>
+#include <cstddef>
 #include <cstdint>
 
 #include "convt_gemm/plan.h"
@@ -20,6 +21,9 @@ Range inputs_of(const Axis& axis, Range output);
 
 /// Most inputs that `outputs` neighbouring outputs can read on this axis.
 std::int64_t max_inputs(const Axis& axis, std::int64_t outputs);
+
+/// Bytes of one element of the column buffer: float32, or float64 for float64.
+constexpr std::size_t column_size(DType dtype) { return dtype == DType::float64 ? 8 : 4; }
 
 /// Columns (elements) that a piece needs: batch * out_channels * taps * input positions.
 std::int64_t column_elements(const Problem& problem, const Piece& piece);

@@ -4,11 +4,13 @@
 
 namespace convt_gemm {
 
-void reference_forward(const Problem& problem, const double* input, const double* weight, const double* bias, double* output) {
+void reference_forward(const Problem& problem, const double* input, const double* weight, const double* bias,
+                       double* output) {
   const auto& axes = problem.axes;
   const std::array<std::int64_t, kMaxAxes> in{axes[0].input, axes[1].input, axes[2].input};
   const std::array<std::int64_t, kMaxAxes> out{axes[0].output(), axes[1].output(), axes[2].output()};
-  const auto index = [&](std::int64_t n, std::int64_t c, std::int64_t channels, const std::array<std::int64_t, kMaxAxes>& at,
+  const auto index = [&](std::int64_t n, std::int64_t c, std::int64_t channels,
+                         const std::array<std::int64_t, kMaxAxes>& at,
                          const std::array<std::int64_t, kMaxAxes>& extent) {
     const std::int64_t position = (at[0] * extent[1] + at[1]) * extent[2] + at[2];
     const std::int64_t positions = extent[0] * extent[1] * extent[2];
@@ -27,7 +29,9 @@ void reference_forward(const Problem& problem, const double* input, const double
 
   for (std::int64_t n = 0; n < problem.batch; ++n) {
     for (std::int64_t co = 0; co < problem.out_channels; ++co) {
-      for_each(out, [&](const auto& o) { output[index(n, co, problem.out_channels, o, out)] = problem.bias ? bias[co] : 0.0; });
+      for_each(out, [&](const auto& o) {
+        output[index(n, co, problem.out_channels, o, out)] = problem.bias ? bias[co] : 0.0;
+      });
     }
   }
   const std::int64_t group_in = problem.group_in_channels(), group_out = problem.group_out_channels();

@@ -1,5 +1,6 @@
 #pragma once
-// bfloat16 and float16 in memory, converted with plain integer arithmetic so that loops over them vectorise on any target.
+// bfloat16 and float16 in memory, converted with plain integer arithmetic so that loops over them vectorise on any
+// target.
 #include <cstdint>
 #include <cstring>
 

@@ -9,8 +9,8 @@
 
 namespace convt_gemm {
 
-/// Calls body(begin, end, thread) on disjoint ranges that cover [0, count), on up to `threads` threads: the context's, or ones
-/// that are started and joined here. Where no thread can be started, the caller does the work.
+/// Calls body(begin, end, thread) on disjoint ranges that cover [0, count), on up to `threads` threads: the context's,
+/// or ones that are started and joined here. Where no thread can be started, the caller does the work.
 template <typename Body>
 void parallel_for(const CpuContext& context, std::int64_t count, int threads, const Body& body) {
   if (threads <= 1) {

@@ -31,7 +31,8 @@ inline void transpose_4x4(const float* source, std::int64_t source_step, const f
 
 }  // namespace detail
 
-/// destination[c * destination_step + r] = round(source[r * source_step + c] + addend(r)), for r below rows and c below columns.
+/// destination[c * destination_step + r] = round(source[r * source_step + c] + addend(r)), for r below rows and c below
+/// columns.
 template <typename To, typename From, typename Addend>
 void transpose(const From* source, std::int64_t source_step, std::int64_t rows, std::int64_t columns, Addend addend,
                To* destination, std::int64_t destination_step) {

@@ -1,5 +1,6 @@
-// forward() on the processor against the oracle: bitwise on small integers, which every dtype holds exactly, and within a
-// proven bound on uniform values. Outputs and workspace are filled with NaN before each run and have guards behind them.
+// forward() on the processor against the oracle: bitwise on small integers, which every dtype holds exactly, and within
+// a proven bound on uniform values. Outputs and workspace are filled with NaN before each run and have guards behind
+// them.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -143,8 +144,9 @@ std::string difference(const Problem& problem, const Bytes& got, const Bytes& ex
     if (std::memcmp(&got[i * size], &expected[i * size], size) == 0) continue;
     if (count++ == 0) first = i;
   }
-  return to_string(problem) + ": " + std::to_string(count) + " of " + std::to_string(a.size()) + " outputs differ, first " +
-         std::to_string(first) + ": " + std::to_string(a[first]) + " instead of " + std::to_string(b[first]);
+  return to_string(problem) + ": " + std::to_string(count) + " of " + std::to_string(a.size()) +
+         " outputs differ, first " + std::to_string(first) + ": " + std::to_string(a[first]) + " instead of " +
+         std::to_string(b[first]);
 }
 
 void expect_exact(const Problem& problem, const std::vector<Way>& ways) {
@@ -159,7 +161,8 @@ void expect_exact(const Problem& problem, const std::vector<Way>& ways) {
 }
 
 const std::vector<Way>& ways() {
-  static const std::vector<Way> all{{}, {2}, {3, 1 << 14}, {2, 1, backwards}, {4, 1 << 18, at_once}, {1, 0, nullptr, 1 << 12}};
+  static const std::vector<Way> all{
+      {}, {2}, {3, 1 << 14}, {2, 1, backwards}, {4, 1 << 18, at_once}, {1, 0, nullptr, 1 << 12}};
   return all;
 }
 
@@ -189,19 +192,21 @@ TEST_P(CpuForward, IsAsAccurateAsItsSums) {
   for (DType dtype : kDTypes) {
     const Problem problem = with(GetParam().problem, dtype, Layout::channels_first);
     Operands operands = uniform_operands(problem);
-    for (auto* values : {&operands.input, &operands.weight, &operands.bias}) *values = decode(dtype, encode(dtype, *values));
+    for (auto* values : {&operands.input, &operands.weight, &operands.bias})
+      *values = decode(dtype, encode(dtype, *values));
     Operands magnitudes = operands;
     for (auto* values : {&magnitudes.input, &magnitudes.weight, &magnitudes.bias}) {
       for (double& value : *values) value = std::fabs(value);
     }
     const std::vector<double> expected = reference(problem, operands), sums = reference(problem, magnitudes);
     const std::vector<double> got = decode(dtype, run(problem, Encoded(problem, operands), {2}));
-    // A sum of n products in any order is within n roundings of the sum of magnitudes (Higham, section 3.1); then the output
-    // is rounded to its dtype, whose subnormals have a fixed step.
+    // A sum of n products in any order is within n roundings of the sum of magnitudes (Higham, section 3.1); then the
+    // output is rounded to its dtype, whose subnormals have a fixed step.
     const double terms = double(problem.group_in_channels() * problem.taps() + 2);
     const double accumulate = terms * unit_roundoff(dtype == DType::float64 ? dtype : DType::float32);
     for (std::size_t i = 0; i < got.size(); ++i) {
-      const double bound = accumulate * sums[i] + 2 * unit_roundoff(dtype) * std::fabs(expected[i]) + 1e-7 * sums[i] * (dtype == DType::float16);
+      const double bound = accumulate * sums[i] + 2 * unit_roundoff(dtype) * std::fabs(expected[i]) +
+                           1e-7 * sums[i] * (dtype == DType::float16);
       ASSERT_LE(std::fabs(got[i] - expected[i]), bound) << to_string(problem) << " output " << i;
     }
   }
@@ -230,7 +235,9 @@ INSTANTIATE_TEST_SUITE_P(WideIndex, CpuForwardOnce, ::testing::ValuesIn(wide_ind
 /// A legal problem with up to some ten thousand outputs.
 Problem random_problem(std::mt19937_64* random) {
   const auto below = [&](std::int64_t end) { return std::int64_t((*random)() % std::uint64_t(end)); };
-  const auto one_of = [&](std::initializer_list<std::int64_t> values) { return values.begin()[below(std::int64_t(values.size()))]; };
+  const auto one_of = [&](std::initializer_list<std::int64_t> values) {
+    return values.begin()[below(std::int64_t(values.size()))];
+  };
   for (;;) {
     Problem problem;
     problem.rank = int(1 + below(3));
@@ -319,11 +326,11 @@ TEST(CpuForwardThreads, MayDifferFromThePlans) {
   const Bytes expected = encode(problem.dtype, reference(problem, operands));
   for (int planned : {1, 4}) {
     for (int given : {1, 2, 16}) {
-      const Bytes got = run_with(problem, encoded, {planned},
-                                 [&](const Plan& plan, const Tensors& tensors, CpuContext context) {
-                                   context.threads = given;
-                                   return forward(problem, plan, tensors, context);
-                                 });
+      const Bytes got =
+          run_with(problem, encoded, {planned}, [&](const Plan& plan, const Tensors& tensors, CpuContext context) {
+            context.threads = given;
+            return forward(problem, plan, tensors, context);
+          });
       EXPECT_TRUE(got == expected) << planned << " planned, " << given << " given";
     }
   }
@@ -342,7 +349,8 @@ TEST(CpuWorkspace, ShrinksWithItsLimit) {
   for (const NamedProblem& named : reduced_cases(1e9, 4000000)) {
     SCOPED_TRACE(named.name);
     const std::size_t least = plan_for(named.problem, {2, 0}).workspace_bytes;
-    for (std::int64_t limit : {std::int64_t{1} << 12, std::int64_t{1} << 16, std::int64_t{1} << 20, std::int64_t{1} << 26}) {
+    for (std::int64_t limit :
+         {std::int64_t{1} << 12, std::int64_t{1} << 16, std::int64_t{1} << 20, std::int64_t{1} << 26}) {
       EXPECT_LE(plan_for(named.problem, {2, limit}).workspace_bytes, std::max(least, std::size_t(limit)));
     }
   }
