@@ -19,6 +19,7 @@ struct CpuGemm {
   const T* weight = nullptr;
   std::int64_t rows = 0;
   std::int64_t panel_depth = 0;
+  std::int64_t sum_terms = 1;
   std::int64_t first_weight = 0;   ///< of the first term, in [0, panel_depth)
   std::array<DepthLoop, 4> depth;  ///< outermost first
   const T* input = nullptr;        ///< input of position 0 and the first depth term

@@ -6,10 +6,6 @@
 // all) and switches the compiler to that instruction set before it includes this file, so nothing of the standard
 // library may be instantiated here. No include guard and no includes for that reason.
 
-/// Terms that are summed in registers before they are added to a column: a single float32 sum over thousands of terms
-/// would be several times less accurate than the sums of sums that other libraries make.
-constexpr std::int64_t kSumTerms = 64;
-
 /// kPanels neighbouring panels of kRows rows times kVectors vectors of positions, the last of which has `last`
 /// positions.
 template <int kPanels, int kRows, int kVectors, typename T>
@@ -31,12 +27,15 @@ template <int kPanels, int kRows, int kVectors, typename T>
 #pragma GCC unroll 16
       for (int v = 0; v < kVectors; ++v) sum[r][v] = V::zero();
     }
-    for (std::int64_t terms = 0; !done && terms < kSumTerms;) {
-      const std::int64_t rest = loop[3].count - i3, part = rest < kSumTerms ? rest : kSumTerms;
+    const auto term = [&] {
+      return gemm.first_weight + i0 * loop[0].weight_step + i1 * loop[1].weight_step + i2 * loop[2].weight_step + i3;
+    };
+    // Sums end at fixed places of the panel, so that terms left out elsewhere do not move them.
+    const std::int64_t end_of_sum = (term() / gemm.sum_terms + 1) * gemm.sum_terms;
+    while (!done && term() < end_of_sum) {
+      const std::int64_t rest = loop[3].count - i3, room = end_of_sum - term(), part = rest < room ? rest : room;
       const T* x = input + i0 * loop[0].step + i1 * loop[1].step + i2 * loop[2].step + i3 * loop[3].step;
-      const T* weight = panel + (gemm.first_weight + i0 * loop[0].weight_step + i1 * loop[1].weight_step +
-                                 i2 * loop[2].weight_step + i3) *
-                                    kRows;
+      const T* weight = panel + term() * kRows;
       const std::int64_t inner_step = loop[3].step;
       for (std::int64_t i = 0; i < part; ++i, x += inner_step, weight += kRows) {
         if constexpr (kVectors < kAll) {
@@ -61,7 +60,6 @@ template <int kPanels, int kRows, int kVectors, typename T>
           }
         }
       }
-      terms += part;
       i3 += part;
       if (i3 == loop[3].count) {
         i3 = 0;

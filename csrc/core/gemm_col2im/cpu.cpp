@@ -20,6 +20,16 @@ constexpr double kOwnThreadsFlops = 8e6;
 /// Tasks per thread that even out threads of unequal speed.
 constexpr std::int64_t kTasksPerThread = 4;
 
+/// Terms that are summed in registers before they are added to a column: a single float32 sum over thousands of terms
+/// would be several times less accurate than the sums of sums that other libraries make.
+constexpr std::int64_t kSumTerms = 64;
+
+/// About kSumTerms, in whole runs or equal parts of runs of `channels` input channels.
+std::int64_t sum_terms(std::int64_t channels) {
+  if (channels <= kSumTerms) return kSumTerms / channels * channels;
+  return ceil_div(channels, ceil_div(channels, kSumTerms));
+}
+
 template <typename T>
 struct Scratch {
   T* tile = nullptr;
@@ -150,6 +160,7 @@ class Run {
     }
     gemm.row_step = layout.row_step;
     gemm.accumulate = first_depth > 0;
+    gemm.sum_terms = sum_terms(depth);
     const T* input = scratch.tile + first_depth * layout.channel_step;
     for (int a = 0; a < kMaxAxes; ++a) input += layout.halo[a] * layout.input_step[a];
     T* rows = scratch.columns;
