@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Everything that needs a GPU, against a build made elsewhere: CI has none, so this is run by hand before kernels change hands.
+#
+#   tests/on_gpu.sh BINARIES SITE [LOGS]
+#
+# BINARIES holds convt_gemm_host_tests and convt_gemm_cuda_tests, SITE the installed package (and what the tests import besides),
+# LOGS (a new temporary folder by default) gets the full output. A missing GPU is a failure. The sanitizers run beside the tests,
+# in shards; host times are taken last, alone.
+set -u
+binaries=$(realpath "$1") site=$(realpath "$2") logs=$(realpath "${3:-$(mktemp -d)}")
+here=$(realpath "$(dirname "$0")")
+shards=4
+failed=0
+
+export CONVT_GEMM_REQUIRE_GPU=1 PYTHONPATH=$site
+libraries=$(python3 -c 'import os, nvidia; print(os.path.join(list(nvidia.__path__)[0], "cu13", "lib"))')
+export LD_LIBRARY_PATH=$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+
+sanitizers=()
+for tool in memcheck racecheck initcheck; do
+  for ((shard = 0; shard < shards; ++shard)); do
+    GTEST_TOTAL_SHARDS=$shards GTEST_SHARD_INDEX=$shard timeout 400 compute-sanitizer --tool "$tool" --error-exitcode 9 \
+      "$binaries/convt_gemm_cuda_tests" --gtest_brief=1 --gtest_filter='*Small*:Random*' >"$logs/$tool.$shard.log" 2>&1 &
+    sanitizers+=("$!:$tool.$shard")
+  done
+done
+
+check() { # name, command...
+  local name=$1
+  shift
+  "$@" >"$logs/$name.log" 2>&1
+  local status=$?
+  echo "$name: exit $status; $(tail -n 1 "$logs/$name.log")"
+  [ $status = 0 ] || { failed=1; grep -E 'FAILED|Failure|^E  ' "$logs/$name.log" | head -n 30; }
+}
+check host_tests "$binaries/convt_gemm_host_tests" --gtest_brief=1
+check cuda_tests "$binaries/convt_gemm_cuda_tests" --gtest_brief=1
+cd "$here" || exit 1
+check pytest python3 -m pytest -q --maxfail=25 -p no:cacheprovider python
+
+for sanitizer in "${sanitizers[@]}"; do
+  wait "${sanitizer%%:*}"
+  status=$?
+  [ $status = 0 ] || failed=1
+  echo "${sanitizer#*:}: exit $status; $(grep -hE 'SUMMARY' "$logs/${sanitizer#*:}.log" | tail -n 1)"
+done
+python3 host_time.py || failed=1
+exit $failed
