@@ -22,7 +22,12 @@ constexpr int kThreads = 256;
 /// Blocks that a multiprocessor must hold. Left alone, ptxas spills to reach more than these kernels profit from.
 template <class Int, int Rank>
 constexpr int min_blocks() {
-  return sizeof(Int) > 4 ? 2 : Rank > 1 ? 3 : 4;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+  constexpr int kRanked = 2;  // the same code takes a few registers more here
+#else
+  constexpr int kRanked = 3;
+#endif
+  return sizeof(Int) > 4 ? 2 : Rank > 1 ? kRanked : 4;
 }
 
 constexpr int kLineBytes = 128;    // of the L2 cache
