@@ -7,7 +7,9 @@
 # LOGS (a new temporary folder by default) gets the full output. A missing GPU is a failure. The sanitizers run beside the tests,
 # in shards; host times are taken last, alone.
 set -u
-binaries=$(realpath "$1") site=$(realpath "$2") logs=$(realpath "${3:-$(mktemp -d)}")
+logs=${3:-$(mktemp -d)}
+mkdir -p "$logs"
+binaries=$(realpath "$1") site=$(realpath "$2") logs=$(realpath "$logs")
 here=$(realpath "$(dirname "$0")")
 shards=4
 failed=0
@@ -42,7 +44,9 @@ for sanitizer in "${sanitizers[@]}"; do
   wait "${sanitizer%%:*}"
   status=$?
   [ $status = 0 ] || failed=1
-  echo "${sanitizer#*:}: exit $status; $(grep -hE 'SUMMARY' "$logs/${sanitizer#*:}.log" | tail -n 1)"
+  log=$logs/${sanitizer#*:}.log
+  echo "${sanitizer#*:}: exit $status; $(grep -hE 'SUMMARY' "$log" | tail -n 1)"
+  cat "$log" >>"$logs/sanitizers.log" && rm "$log"
 done
 python3 host_time.py || failed=1
 exit $failed
