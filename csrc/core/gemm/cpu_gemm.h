@@ -13,13 +13,14 @@ struct DepthLoop {
 };
 
 /// Rows are cut into panels as cpu_row_panels() says. A panel of r rows holds its weights as [panel_depth][r], panel
-/// after panel. Terms are added in the order of the loops whatever the instruction set, tile or thread.
+/// after panel. Terms are added in the order of the loops, in sums that end at the same terms of the panel, whatever the
+/// instruction set, tile or thread.
 template <typename T>
 struct CpuGemm {
   const T* weight = nullptr;
   std::int64_t rows = 0;
   std::int64_t panel_depth = 0;
-  std::int64_t sum_terms = 1;
+  std::int64_t sum_terms = 1;      ///< each so many terms of a panel are summed in registers, then added to the column
   std::int64_t first_weight = 0;   ///< of the first term, in [0, panel_depth)
   std::array<DepthLoop, 4> depth;  ///< outermost first
   const T* input = nullptr;        ///< input of position 0 and the first depth term

@@ -1,6 +1,5 @@
 #pragma once
 // The host's view of the CUTLASS instances: the rows of gemm/cutlass_instances.def as data.
-#include <array>
 #include <cstddef>
 
 #include "convt_gemm/plan.h"
@@ -9,7 +8,7 @@
 namespace convt_gemm {
 
 struct CutlassInstance {
-  const char* name;  ///< "tf32_128x128x32_align4"
+  const char* name;  ///< "tf32_channels_first_128x128x32_align4"
   DType dtype;
   Precision precision;
   Layout layout;
