@@ -81,6 +81,9 @@ Status forward(const Problem& problem, const Plan& plan, const Tensors& tensors,
   switch (plan.algorithm) {
     case Algorithm::gemm_col2im:
       return gemm_col2im_cpu(problem, plan, tensors, context);
+    case Algorithm::direct:
+    case Algorithm::implicit_gemm:
+      break;
   }
   return Status::unsupported("plan '" + plan.name() + "' has no CPU implementation");
 }

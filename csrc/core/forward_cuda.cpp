@@ -2,7 +2,9 @@
 
 #include <cstdint>
 
+#include "direct/cuda_direct.h"
 #include "gemm_col2im/cuda.h"
+#include "implicit/cuda.h"
 #include "plan/cuda_plans.h"
 
 namespace convt_gemm {
@@ -30,7 +32,9 @@ Status check(const Problem& problem, const Plan& plan, const Tensors& tensors, c
   if (status.ok()) status = check_pointer("tensors.weight", tensors.weight, kTensorAlignment);
   if (status.ok()) status = check_pointer("tensors.output", tensors.output, kTensorAlignment);
   if (status.ok() && problem.bias) status = check_pointer("tensors.bias", tensors.bias, size_of(problem.dtype));
-  if (status.ok()) status = check_pointer("context.workspace", context.workspace, kWorkspaceAlignment);
+  if (status.ok() && plan.workspace_bytes > 0) {
+    status = check_pointer("context.workspace", context.workspace, kWorkspaceAlignment);
+  }
   if (status.ok() && context.workspace_bytes < plan.workspace_bytes) {
     status = Status::invalid("expected context.workspace_bytes to be at least " + std::to_string(plan.workspace_bytes) +
                              ", but got " + std::to_string(context.workspace_bytes));
@@ -46,6 +50,10 @@ Status forward(const Problem& problem, const Plan& plan, const Tensors& tensors,
   switch (plan.algorithm) {
     case Algorithm::gemm_col2im:
       return gemm_col2im_cuda(problem, plan, tensors, context);
+    case Algorithm::direct:
+      return direct_cuda(problem, plan, tensors, context);
+    case Algorithm::implicit_gemm:
+      return implicit_gemm_cuda(problem, plan, tensors, context);
   }
   return Status::invalid("expected a known algorithm, but got " + plan.name());
 }

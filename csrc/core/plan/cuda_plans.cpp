@@ -5,7 +5,9 @@
 
 #include "plan/arithmetic.h"
 #include "plan/cutlass_table.h"
+#include "plan/direct_plans.h"
 #include "plan/gemm_tile.h"
+#include "plan/implicit_plans.h"
 #include "plan/pieces.h"
 
 namespace convt_gemm {
@@ -161,6 +163,11 @@ void append_cuda_plans(const Problem& problem, const DeviceTraits& traits, const
 }
 
 Status check_cuda_plan(const Problem& problem, const Plan& plan) {
+  if (plan.algorithm == Algorithm::direct) return check_direct_plan(problem, plan);
+  if (plan.algorithm == Algorithm::implicit_gemm) {
+    ImplicitGeometry geometry;
+    return implicit_geometry_of(problem, plan, &geometry);
+  }
   if (plan.instance >= int(kCutlassInstances)) {
     return Status::invalid("expected plan.instance to be below " + std::to_string(kCutlassInstances) + ", but got " +
                            std::to_string(plan.instance));

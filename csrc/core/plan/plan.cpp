@@ -6,7 +6,10 @@
 #include "plan/cpu_plans.h"
 #include "plan/cuda_plans.h"
 #include "plan/cutlass_table.h"
+#include "plan/direct_plans.h"
 #include "plan/gemm_tile.h"
+#include "plan/implicit_plans.h"
+#include "plan/implicit_table.h"
 #include "plan/pieces.h"
 
 namespace convt_gemm {
@@ -24,9 +27,13 @@ std::vector<Plan> plans_of_every_algorithm(const Problem& problem, const DeviceT
     append_cpu_plans(problem, traits, options, &plans);
   } else {
     append_cuda_plans(problem, traits, options, &plans);
+    append_direct_plans(problem, traits, options, &plans);
+    append_implicit_plans(problem, traits, options, &plans);
   }
   std::stable_sort(plans.begin(), plans.end(),
                    [](const Plan& a, const Plan& b) { return a.predicted_seconds < b.predicted_seconds; });
+  // These kernels have not run on a GPU yet: the planner offers them, but does not choose them by itself.
+  std::stable_partition(plans.begin(), plans.end(), [](const Plan& plan) { return plan.algorithm == Algorithm::gemm_col2im; });
   return plans;
 }
 
@@ -54,6 +61,10 @@ const char* name_of(Algorithm algorithm) {
   switch (algorithm) {
     case Algorithm::gemm_col2im:
       return "gemm_col2im";
+    case Algorithm::direct:
+      return "direct";
+    case Algorithm::implicit_gemm:
+      return "implicit_gemm";
   }
   return "unknown";
 }
@@ -95,12 +106,21 @@ Status parse_precision(std::string_view name, Precision* precision) {
 }
 
 std::string Plan::name() const {
+  if (algorithm == Algorithm::direct) return std::string("direct_") + name_of(dtype);
+  if (algorithm == Algorithm::implicit_gemm) {
+    return std::string("implicit_gemm_") + implicit_instances()[instance].name + (packed_weight ? "_packed_" : "_") + tile();
+  }
   std::string text = std::string(name_of(algorithm)) + "_" + name_of(backend) + "_";
   if (instance >= 0) return text + cutlass_instances()[instance].name;
   return text + (precision == Precision::ieee ? name_of(dtype) : name_of(precision));
 }
 
 std::string Plan::tile() const {
+  if (algorithm == Algorithm::direct) return "";
+  if (algorithm == Algorithm::implicit_gemm) {
+    const ImplicitTile& tile = implicit_instances()[instance].tile;
+    return std::to_string(tile.rows) + "x" + std::to_string(tile.columns) + "x" + std::to_string(tile.words);
+  }
   if (backend != GemmBackend::native && instance < 0) return "";
   const GemmTile tile = backend == GemmBackend::native ? kNativeTile : cutlass_instances()[instance].tile;
   return std::to_string(tile.rows) + "x" + std::to_string(tile.positions) + "x" + std::to_string(tile.depth);

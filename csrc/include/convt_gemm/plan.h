@@ -16,14 +16,16 @@ namespace convt_gemm {
 enum class Device : std::int8_t { cpu, cuda };
 
 enum class Algorithm : std::int8_t {
-  gemm_col2im,  ///< GEMM into per-tap column buffers in memory, then col2im adds them into the output
+  gemm_col2im,    ///< GEMM into per-tap column buffers in memory, then col2im adds them into the output
+  direct,         ///< one pass without a GEMM: depthwise layers and layers of few channels
+  implicit_gemm,  ///< the column buffer never leaves the chip: one kernel multiplies, adds the taps and stores
 };
 
 enum class GemmBackend : std::int8_t {
   cpu,
   cublas,
   cutlass,
-  native,  ///< the library's own CUDA kernel, for float32 products of small depth
+  native,  ///< the library's own CUDA kernels
 };
 
 /// How products of float32 values are formed. Every other dtype multiplies in its own precision and is planned as `ieee`;
@@ -72,7 +74,10 @@ struct Plan {
   GemmBackend backend = GemmBackend::cpu;
   Precision precision = Precision::ieee;
   DType dtype = DType::float32;
-  int instance = -1;  ///< row of the CUTLASS instance table; -1 for the other back ends
+  int instance = -1;  ///< row of the algorithm's table of kernel instances; -1 where there is just one
+  bool packed_weight = false;   ///< implicit_gemm: weights are first put in the kernel's order, in the workspace
+  int compute_capability = 0;   ///< implicit_gemm: of the device that the plan was made for, as in DeviceTraits
+  int multiprocessors = 0;      ///< likewise
   Piece piece;
   std::size_t workspace_bytes = 0;  ///< what forward() needs in its context, 256-byte aligned
   double bytes = 0;                 ///< memory traffic of the algorithm, column buffer included
@@ -80,10 +85,11 @@ struct Plan {
   double predicted_seconds = 0;     ///< the model's estimate; orders plans, promises nothing
 
   /// Spells every choice: "gemm_col2im_cublas_tf32", "gemm_col2im_native_tf32x3",
-  /// "gemm_col2im_cutlass_tf32x3_channels_first_64x128x16_align4", "gemm_col2im_cpu_float32".
+  /// "gemm_col2im_cutlass_tf32x3_channels_first_64x128x16_align4", "gemm_col2im_cpu_float32",
+  /// "implicit_gemm_sm90_tf32_channels_first_128x64x32", "direct_float32".
   std::string name() const;
-  /// "128x128x32" (rows x positions x depth) for the cutlass and native back ends; "" for those that decide by
-  /// themselves.
+  /// "128x128x32" (gemm_col2im: rows x positions x depth; implicit_gemm: positions x columns x words of depth); "" for back ends
+  /// that decide by themselves.
   std::string tile() const;
 };
 

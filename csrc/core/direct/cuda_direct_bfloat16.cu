@@ -1,0 +1,9 @@
+#include "direct/direct_launch.cuh"
+
+namespace convt_gemm {
+namespace direct {
+
+template void launch<BFloat16>(const Problem&, const Tensors&, cudaStream_t);
+
+}  // namespace direct
+}  // namespace convt_gemm

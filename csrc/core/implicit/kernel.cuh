@@ -1,0 +1,81 @@
+#pragma once
+// The fused kernel: one warpgroup of a block loads, the others multiply and store, tile after tile.
+#include "implicit/epilogue.cuh"
+#include "implicit/producer.cuh"
+#include "implicit/sm80_multiply.cuh"
+#include "implicit/sm90_multiply.cuh"
+
+namespace convt_gemm::implicit {
+
+/// Registers of a thread in either role, on sm_90, where warpgroups can share out what the block got at its launch: with 384
+/// threads and one block on a multiprocessor, 168 for each. To ask for more than there is would wait for ever.
+template <class C>
+struct Registers {
+  static constexpr bool kManySums = C::kRowBlocks * C::kSums * (C::kSplit ? 2 : 1) > 64;
+  static constexpr int kLoading = kManySums ? 104 : 120;
+  static constexpr int kMultiplying = kManySums ? 200 : 192;
+  static_assert(C::kFamily != Family::sm90 || (C::kWarpgroups == 2 && kLoading + 2 * kMultiplying <= 3 * 168));
+};
+
+template <class C>
+__device__ __forceinline__ void implicit_gemm(const Params& p) {
+  const ImplicitGeometry& g = p.g;
+  const int warpgroup = threadIdx.x / kWarpgroup, thread = threadIdx.x % kWarpgroup;
+  const int team_warpgroups = C::kWarpgroups / g.teams;
+  unsigned char* memory = gpu::dynamic_shared();
+  if (threadIdx.x == 0) {
+    for (int team = 0; team < g.teams; ++team) {
+      const Shared shared{memory, g, team};
+      for (int stage = 0; stage < g.stages; ++stage) {
+        gpu::barrier_init(shared.full(stage), kWarpgroup / g.teams);
+        gpu::barrier_init(shared.empty(stage), team_warpgroups * kWarpgroup / 32);
+      }
+    }
+    gpu::barrier_init_fence();
+  }
+  if (g.resident) load_resident_weights<C>(p, Shared{memory, g, 0}, warpgroup, thread);
+  __syncthreads();
+  if (warpgroup == C::kWarpgroups) {
+    if constexpr (C::kFamily == Family::sm90) gpu::give_registers_back<Registers<C>::kLoading>();
+    const int threads = kWarpgroup / g.teams, team = thread / threads;
+    produce<C>(p, Shared{memory, g, team}, thread - team * threads, threads);
+  } else {
+    if constexpr (C::kFamily == Family::sm90) gpu::take_registers<Registers<C>::kMultiplying>();
+    using Multiply = std::conditional_t<C::kFamily == Family::sm90, Sm90Multiply<C>, Sm80Multiply<C>>;
+    const int team = warpgroup / team_warpgroups, in_team = warpgroup - team * team_warpgroups;
+    const Shared shared{memory, g, team};
+    const RowOffsets<C> rows(g, in_team, thread);
+    const TileRange range(g, team);
+    RingPosition ring;
+    Tile last{-1, -1, -1};
+    for (int number = range.first; number < g.tiles; number += range.step) {
+      const Tile tile = tile_of(g, number);
+      const bool new_columns = tile.column != last.column || tile.group != last.group;
+      last = tile;
+      Sums<C> sums;
+      Multiply{g, shared, ring, rows, thread}.run(sums);
+      Epilogue<C>{p, tile, shared.staging(warpgroup), shared.columns<C>(warpgroup), warpgroup, in_team, thread, {}}.run(sums, new_columns);
+    }
+  }
+}
+
+/// Puts the weights of all chunks into memory as the chunks need them: block b has chunks b, b + blocks, ... `p.y` is the
+/// packed weights.
+template <class C>
+__device__ __forceinline__ void pack_weights(const Params& p) {
+  const ImplicitGeometry& g = p.g;
+  const int total = g.all_column_tiles * g.chunks;
+  for (int number = blockIdx.x; number < total; number += gridDim.x) {
+    const int columns = number / g.chunks, c = number - columns * g.chunks;
+    Tile tile{};
+    tile.group = columns / g.column_tiles.divisor();
+    tile.column = columns - tile.group * g.column_tiles.divisor();
+    Chunk chunk;
+    chunk.channel_block = c / g.tap_blocks;
+    chunk.tap_block = c - chunk.channel_block * g.tap_blocks;
+    unsigned char* to = static_cast<unsigned char*>(p.y) + std::int64_t{number} * g.weight_bytes;
+    write_weights<C>(p, tile, chunk, reinterpret_cast<std::uint32_t*>(to), threadIdx.x);
+  }
+}
+
+}  // namespace convt_gemm::implicit

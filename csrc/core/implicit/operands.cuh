@@ -1,0 +1,186 @@
+#pragma once
+// What the parts of the fused kernel share: its compile-time choices, and the numbers that name a tile.
+#include <cstdint>
+#include <type_traits>
+
+#include "implicit/gpu_ops.cuh"
+#include "implicit/params.h"
+#include "plan/implicit_geometry.h"
+#include "util/half_types.h"
+
+namespace convt_gemm::implicit {
+
+/// How products are formed.
+enum class Kind {
+  tf32,
+  tf32x3,  ///< three TF32 products of values split in two
+  bfloat16,
+  float16,
+};
+
+template <Kind kKind>
+struct KindTraits {
+  using Element = float;
+  static constexpr gpu::Words kWords = gpu::Words::tf32;
+};
+template <>
+struct KindTraits<Kind::bfloat16> {
+  using Element = BFloat16;
+  static constexpr gpu::Words kWords = gpu::Words::bfloat16;
+};
+template <>
+struct KindTraits<Kind::float16> {
+  using Element = Float16;
+  static constexpr gpu::Words kWords = gpu::Words::float16;
+};
+
+template <Family kFamily_, Kind kKind_, Layout kLayout_, int kRows_, int kColumns_, int kWords_, int kRowBlocks_>
+struct Config {
+  static constexpr ImplicitTile kTile{kFamily_, kRows_, kColumns_, kWords_, kRowBlocks_};
+  static constexpr Family kFamily = kFamily_;
+  static constexpr Kind kKind = kKind_;
+  static constexpr bool kSplit = kKind_ == Kind::tf32x3;
+  static constexpr bool kChannelsLast = kLayout_ == Layout::channels_last;
+  static constexpr int kRows = kRows_;
+  static constexpr int kColumns = kColumns_;
+  static constexpr int kWords = kWords_;          // depth of a chunk for one tap
+  static constexpr int kSteps = kWords_ / 8;      // products of 8 words in it
+  static constexpr int kRowBlocks = kRowBlocks_;  // of 64 rows for each warpgroup
+  static constexpr int kColumnBlocks = kColumns_ / kColumnBlock;
+  static constexpr int kSums = kColumns_ / 2;  // of a thread for one row block
+  static constexpr int kWarpgroups = kTile.warpgroups();
+  static constexpr int kThreads = kTile.threads();
+  using Element = typename KindTraits<kKind_>::Element;
+  static constexpr gpu::Words kOperand = KindTraits<kKind_>::kWords;
+  static constexpr int kWordElements = 4 / int(sizeof(Element));
+  static constexpr int kVector = 16 / int(sizeof(Element));  // elements of a 16-byte access
+  static_assert(kColumns_ % kColumnBlock == 0 && kWords_ % 8 == 0 && kRows_ % (64 * kRowBlocks_) == 0);
+};
+
+/// float32 sums of a warpgroup's thread: for each row block and each 8 columns c, sum[block][4c ..] as
+/// gpu::warp_multiply has them.
+template <class C>
+using Sums = float[C::kRowBlocks][C::kSums];
+
+struct Tile {
+  int row;     ///< row tile
+  int column;  ///< column tile within its group
+  int group;
+};
+
+__device__ __forceinline__ Tile tile_of(const ImplicitGeometry& g, int number) {
+  const int quotient = g.tile_divisor.quotient(number), rest = number - quotient * g.tile_divisor.divisor();
+  const int columns = g.columns_first ? rest : quotient;
+  Tile tile;
+  tile.row = g.columns_first ? quotient : rest;
+  tile.group = g.column_tiles.quotient(columns);
+  tile.column = columns - tile.group * g.column_tiles.divisor();
+  return tile;
+}
+
+/// A line of a tile: consecutive positions of one sample.
+struct Line {
+  std::int64_t sample;
+  std::int64_t position;  ///< u of its first row
+  bool valid;             ///< the last tile may have lines past the end
+};
+
+__device__ __forceinline__ Line line_of(const ImplicitGeometry& g, const Tile& tile, int line) {
+  const int number = tile.row * g.lines + line;
+  const int sample = g.lines_of_sample.quotient(number);
+  return {sample, g.first_position + std::int64_t{number - sample * g.lines_of_sample.divisor()} * g.line,
+          number < g.total_lines};
+}
+
+/// A column of the product, within its group.
+struct Column {
+  int channel, residue;
+  int major;   ///< major index within the column block
+  bool valid;  ///< blocks may have columns that stand for nothing
+};
+
+/// Column `i` of column block `block` of the group.
+__device__ __forceinline__ Column column_of(const ImplicitGeometry& g, int block, int i) {
+  const int first = g.minor_blocks.quotient(block);
+  const int part = block - first * g.minor_blocks.divisor();
+  const int local = g.minors_of_block.quotient(i);
+  const int major = first * g.block_majors + local;
+  const int minor = part * kColumnBlock + i - local * g.minors_of_block.divisor();
+  Column column;
+  column.channel = g.channels_last ? minor : major;
+  column.residue = g.channels_last ? major : minor;
+  column.major = local;
+  column.valid = local < g.block_majors && major < g.majors && minor < g.minors && block < g.column_blocks;
+  return column;
+}
+
+/// Places of the parts of a block's dynamic shared memory, as one team sees them, and its barriers: full and empty of each stage.
+struct Shared {
+  unsigned char* base;
+  const ImplicitGeometry& g;
+  int team;
+
+  __device__ __forceinline__ std::uint64_t* full(int stage) const {
+    return reinterpret_cast<std::uint64_t*>(base) + team * 2 * kMostStages + stage;
+  }
+  __device__ __forceinline__ std::uint64_t* empty(int stage) const { return full(kMostStages + stage); }
+  __device__ __forceinline__ unsigned char* x(int stage) const {
+    return base + kBarrierBytes + (team * g.stages + stage) * g.x_bytes;
+  }
+  /// `slot` is the chunk if the weights are resident, else the stage.
+  __device__ __forceinline__ unsigned char* weight(int slot) const {
+    return base + kBarrierBytes + g.teams * g.stages * g.x_bytes + slot * g.weight_bytes;
+  }
+  __device__ __forceinline__ float* staging(int warpgroup) const {
+    return reinterpret_cast<float*>(base + g.shared_bytes - (warpgroup + 1) * g.staging_bytes);
+  }
+  template <class C>
+  __device__ __forceinline__ ColumnPart* columns(int warpgroup) const {
+    auto* end = reinterpret_cast<ColumnPart*>(staging(C::kWarpgroups - 1));
+    return end - (g.column_tables == 1 ? 1 : warpgroup + 1) * C::kColumns;
+  }
+};
+
+/// The tiles of a team: first, first + step, ... A block with resident weights keeps to one column tile.
+struct TileRange {
+  int first, step;
+
+  __device__ __forceinline__ TileRange(const ImplicitGeometry& g, int team) {
+    const int block = static_cast<int>(blockIdx.x), blocks = static_cast<int>(gridDim.x);
+    step = blocks * g.teams;
+    first = block;
+    if (g.resident) {
+      const int row = g.tile_divisor.quotient(block);
+      first = (row * g.teams + team) * g.all_column_tiles + block - row * g.all_column_tiles;
+    }
+  }
+};
+
+/// Where a thread stands in the ring of stages.
+struct RingPosition {
+  int stage = 0;
+  int parity = 0;
+
+  __device__ __forceinline__ void advance(int stages) {
+    if (++stage == stages) stage = 0, parity ^= 1;
+  }
+};
+
+/// The chunk's part of the depth.
+struct Chunk {
+  int channel_block = 0, tap_block = 0;
+
+  __device__ __forceinline__ void advance(const ImplicitGeometry& g) {
+    if (++tap_block == g.tap_blocks) tap_block = 0, ++channel_block;
+  }
+};
+
+/// Number of elements by which a channels_first line is loaded too early, so that 16-byte copies are aligned.
+template <class C>
+__device__ __forceinline__ int lead_of(const ImplicitGeometry& g, const Chunk& chunk) {
+  if (C::kChannelsLast || g.x_copy == XCopy::elements) return 0;
+  const std::int64_t last_tap = std::int64_t{chunk.tap_block} * g.chunk_taps + g.chunk_taps - 1;
+  return static_cast<int>((g.first_position - last_tap * g.input_step) & (C::kVector - 1));
+}
+
+}  // namespace convt_gemm::implicit

@@ -1,0 +1,20 @@
+#pragma once
+#include <vector>
+
+#include "convt_gemm/plan.h"
+
+namespace convt_gemm {
+
+/// Whether the direct algorithm takes the problem: an output needs few multiply-adds, so that neither its rounding
+/// error nor the lack of a GEMM matters.
+bool direct_serves(const Problem& problem);
+
+/// Adds the direct plan, if it is legal. float32 is plain float32 under every precision; the plan keeps the one asked
+/// for.
+void append_direct_plans(const Problem& problem, const DeviceTraits& traits, const PlanOptions& options,
+                         std::vector<Plan>* plans);
+
+/// Whether a plan of the direct algorithm can run the problem.
+Status check_direct_plan(const Problem& problem, const Plan& plan);
+
+}  // namespace convt_gemm

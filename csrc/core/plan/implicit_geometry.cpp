@@ -1,0 +1,261 @@
+#include "plan/implicit_geometry.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "plan/arithmetic.h"
+#include "util/residues.h"
+
+namespace convt_gemm {
+namespace {
+
+/// Most dynamic shared memory of a block: 227 KiB on sm_90, 163 KiB on sm_80 (less on 8.6 and 8.9).
+int shared_limit(int compute_capability) {
+  if (compute_capability >= 90) return 227 << 10;
+  return compute_capability == 80 || compute_capability == 87 ? 163 << 10 : 99 << 10;
+}
+
+/// Of one warpgroup. More rows in a run make longer stores, which pays up to here.
+constexpr int kStagingLimit = 18 << 10;
+/// Below this a row of x is copied by threads: an engine's copy costs about as much as ten of theirs.
+constexpr int kShortestBulkCopy = 256;
+/// More taps in a chunk save reloading x for them, and cost stages.
+constexpr int kMostChunkTaps = 4;
+
+std::int64_t floor_div(std::int64_t a, std::int64_t b) { return a >= 0 ? a / b : -ceil_div(-a, b); }
+
+/// The smallest number from `least` on that leaves `rest` modulo `modulus`.
+int next_with_rest(std::int64_t least, int rest, int modulus) {
+  return int(round_up(least - rest, modulus) + rest);
+}
+
+int log2_of(int power) {
+  int log2 = 0;
+  while ((1 << log2) < power) ++log2;
+  return log2;
+}
+
+/// Rows in whole tiles over rows asked for, and what the halo adds to the loads of a line.
+double line_cost(std::int64_t positions, std::int64_t batch, int line, int rows, int halo) {
+  const std::int64_t lines = batch * ceil_div(positions, line);
+  const double tiles = double(ceil_div(lines, rows / line));
+  return tiles * rows / double(positions * batch) * (1 + 0.15 * halo / line);
+}
+
+bool fits_int32(const Problem& problem) {
+  constexpr std::int64_t kMax = std::int64_t{1} << 30;
+  const Axis& axis = problem.axes[kMaxAxes - 1];
+  for (std::int64_t extent : {problem.in_channels, problem.out_channels, problem.groups, axis.kernel, axis.stride, axis.dilation,
+                              axis.kernel * axis.dilation, problem.group_out_channels() * axis.kernel}) {
+    if (extent > kMax) return false;
+  }
+  return true;
+}
+
+bool one_axis(const Problem& problem) {
+  for (int a = 0; a < kMaxAxes - 1; ++a) {
+    const Axis& axis = problem.axes[a];
+    if (axis.input != 1 || axis.kernel != 1 || axis.output() != 1 || axis.padding != 0) return false;
+  }
+  return true;
+}
+
+void set_problem(const Problem& problem, ImplicitGeometry* g) {
+  const Axis& axis = problem.axes[kMaxAxes - 1];
+  const Residues residues = residues_of(axis);
+  g->input = axis.input, g->output = axis.output(), g->batch = std::max<std::int64_t>(problem.batch, 1);  // an empty batch has plans too
+  g->padding = axis.padding;
+  g->in_channels = int(problem.group_in_channels()), g->out_channels = int(problem.group_out_channels());
+  g->groups = int(problem.groups);
+  g->kernel = int(axis.kernel), g->stride = int(axis.stride), g->dilation = int(axis.dilation);
+  g->channels_last = problem.layout == Layout::channels_last;
+  g->tap_step = int(residues.tap_step), g->input_step = int(residues.input_step), g->gcd = int(residues.gcd);
+  g->inverse = int(residues.inverse);
+  g->residues = int(std::min(axis.kernel, residues.tap_step));
+  g->taps = int(residues.most_taps);
+  g->fill = g->gcd > 1 || g->residues < g->tap_step;
+}
+
+/// false if there are more lines than the kernel counts.
+bool set_rows(const ImplicitTile& tile, ImplicitGeometry* g) {
+  const std::int64_t reach = std::int64_t{g->residues - 1} * g->dilation;
+  g->first_position = floor_div(g->padding - (reach < g->stride ? 0 : reach), g->stride);
+  const std::int64_t positions = floor_div(g->padding + g->output - 1, g->stride) + 1 - g->first_position;
+  const int halo = (std::min(g->taps, kMostChunkTaps) - 1) * std::min(g->input_step, 1 << 20);
+  g->line = g->team_rows;
+  for (int line = g->team_rows / 2; line >= 8; line /= 2) {
+    if (line_cost(positions, g->batch, line, g->team_rows, halo) < line_cost(positions, g->batch, g->line, g->team_rows, halo)) g->line = line;
+  }
+  g->log2_line = log2_of(g->line);
+  g->lines = g->team_rows / g->line;
+  g->log2_lines = log2_of(g->lines);
+  const std::int64_t lines_of_sample = ceil_div(positions, g->line), total = lines_of_sample * g->batch;
+  if (total > std::numeric_limits<std::int32_t>::max() / 2) return false;
+  g->lines_of_sample = FastDiv<std::int32_t>(lines_of_sample);
+  g->total_lines = int(total);
+  g->row_tiles = int(ceil_div(total, g->lines));
+  g->segment = std::min(g->line, tile.warpgroup_rows());
+  g->log2_segment = log2_of(g->segment);
+  g->segments = tile.warpgroup_rows() / g->segment;
+  return true;
+}
+
+/// Columns and how they are stored in passes over 8 `pass_cores` of them. false if a pass does not fit the staging buffer.
+bool set_columns(int element, int pass_cores, const ImplicitTile& tile, ImplicitGeometry* g) {
+  const int vector = 16 / element, pass_columns = 8 * pass_cores, rows = tile.warpgroup_rows();
+  const bool compact = std::int64_t{g->residues - 1} * g->dilation < g->stride;
+  const bool whole_block = pass_columns == kColumnBlock;
+  g->pass_cores = pass_cores;
+  g->minors = g->channels_last ? g->out_channels : g->residues;
+  g->majors = g->channels_last ? g->residues : g->out_channels;
+  const bool together = g->minors <= kColumnBlock;
+  g->block_majors = together ? std::min(kColumnBlock / g->minors, g->majors) : 1;
+  // A pass that is not a whole block must not part the minor indices that make a run.
+  g->store = g->channels_last ? Store::channels : !compact ? Store::scattered : together ? Store::rows : Store::positions;
+  if (!whole_block && (g->store != Store::rows || pass_columns % g->minors != 0)) return false;
+  std::int64_t length = 0;
+  switch (g->store) {
+    case Store::rows:
+      length = std::int64_t{g->segment} * g->stride;
+      break;
+    case Store::positions:  // the last residue's cell reaches to the next position
+      length = std::int64_t{kColumnBlock - 1} * g->dilation +
+               std::max<std::int64_t>(g->dilation, g->stride - std::int64_t{g->residues - 1} * g->dilation);
+      break;
+    case Store::channels:
+      length = std::min(g->minors, kColumnBlock);
+      break;
+    case Store::scattered:
+      length = rows;
+  }
+  if (length > 3 * kStagingLimit) return false;
+  g->run_length = int(length);
+  // An odd number of 16-byte units spreads neighbouring runs over the banks.
+  g->run_pitch = next_with_rest(length + vector - 1, 4, 8);
+  g->run_vectors = FastDiv<std::int32_t>(ceil_div(length + vector - 1, vector));
+  if (g->store == Store::scattered) {
+    g->runs = kColumnBlock;
+    g->major_runs = FastDiv<std::int32_t>(1);
+    g->staging_bytes = int(round_up(std::int64_t{g->runs} * g->run_pitch * 4, 128));
+  } else {
+    const int major_runs = g->store == Store::rows ? g->segments : rows;
+    const std::int64_t major_bytes = major_runs * (g->run_pitch * std::int64_t{4} + std::int64_t{sizeof(Run)});
+    int majors = std::min(g->block_majors, pass_columns / (together ? g->minors : kColumnBlock));
+    if (whole_block) {  // fewer major indices in a block than it has room for: columns are wasted, but runs stay whole
+      majors = std::max<int>(1, std::min<std::int64_t>(majors, kStagingLimit / major_bytes));
+      g->block_majors = majors;
+    }
+    if (majors * major_bytes > (majors == 1 ? 3 : 1) * kStagingLimit) return false;
+    g->runs = majors * major_runs;
+    g->major_runs = FastDiv<std::int32_t>(g->store == Store::rows ? major_runs : majors);
+    g->staging_bytes = int(round_up(majors * major_bytes, 128));
+  }
+  g->column_tables = g->resident ? 1 : tile.warpgroups();
+  g->minors_of_block = FastDiv<std::int32_t>(std::min(g->minors, kColumnBlock));
+  g->minor_blocks = FastDiv<std::int32_t>(together ? 1 : ceil_div(g->minors, kColumnBlock));
+  const std::int64_t blocks = ceil_div(g->majors, g->block_majors) * g->minor_blocks.divisor();
+  const std::int64_t tiles = ceil_div(blocks, tile.columns / kColumnBlock);
+  if (blocks > std::numeric_limits<std::int32_t>::max() / 64 || tiles * g->groups > std::numeric_limits<std::int32_t>::max() / 2) return false;
+  g->column_blocks = int(blocks);
+  g->column_tiles = FastDiv<std::int32_t>(tiles);
+  g->all_column_tiles = int(tiles * g->groups);
+  return true;
+}
+
+/// Copies of x and weights for chunks of `chunk_taps` taps; false if there is no room for two stages.
+bool set_chunks(int element, bool split, int chunk_taps, const ImplicitTile& tile, const DeviceTraits& traits, ImplicitGeometry* g) {
+  const int word_elements = 4 / element, vector = 16 / element;
+  const std::int64_t halo = std::int64_t{chunk_taps - 1} * g->input_step;
+  if (halo > 4096) return false;
+  g->chunk_taps = chunk_taps;
+  g->tap_blocks = int(ceil_div(g->taps, chunk_taps));
+  g->channel_blocks = int(ceil_div(g->in_channels, tile.words * word_elements));
+  if (std::int64_t{g->tap_blocks} * g->channel_blocks > std::numeric_limits<std::int32_t>::max() / 8) return false;
+  g->chunks = g->tap_blocks * g->channel_blocks;
+  std::int64_t x_bytes;
+  if (g->channels_last) {
+    const bool aligned = g->in_channels % vector == 0;
+    g->x_copy = aligned ? XCopy::vectors : XCopy::elements;
+    g->span = g->line + int(halo);
+    g->x_pitch = next_with_rest(tile.words, 4, 8);  // words; an odd number of 16-byte units spreads eight positions over the banks
+    const int channels = tile.words * word_elements;
+    g->row_items = FastDiv<std::int32_t>(aligned ? channels / vector : channels);
+    x_bytes = std::int64_t{g->lines} * g->span * g->x_pitch * 4;
+  } else {
+    const bool aligned = g->input % vector == 0;
+    g->span = int(round_up(g->line + halo + (aligned ? vector - 1 : 0), vector));
+    // 8 elements modulo 32 spread the channels of a fragment over the banks.
+    g->x_pitch = next_with_rest(std::int64_t{g->lines} * g->span, 8, 32);
+    g->x_copy = !aligned ? XCopy::elements
+                : tile.family == Family::sm90 && g->span * element >= kShortestBulkCopy ? XCopy::bulk : XCopy::vectors;
+    g->row_items = FastDiv<std::int32_t>(!aligned ? g->span : g->x_copy == XCopy::bulk ? 1 : g->span / vector);
+    x_bytes = std::int64_t{tile.words} * word_elements * g->x_pitch * element;
+  }
+  x_bytes = round_up(x_bytes, 128);
+  const std::int64_t weight_bytes = std::int64_t{chunk_taps} * tile.words * tile.columns * 4 * (split ? 2 : 1);
+  const std::int64_t weights = g->resident ? weight_bytes * g->chunks : 0;
+  const std::int64_t stage_bytes = g->teams * x_bytes + (g->resident ? 0 : weight_bytes);
+  const std::int64_t fixed = kBarrierBytes + std::int64_t{tile.warpgroups()} * g->staging_bytes +
+                             g->column_tables * tile.columns * std::int64_t{sizeof(ColumnPart)} + weights;
+  const std::int64_t room = shared_limit(traits.compute_capability) - fixed;
+  if (room < 2 * stage_bytes) return false;
+  g->x_bytes = int(x_bytes), g->weight_bytes = int(weight_bytes);
+  g->stages = int(std::min<std::int64_t>(kMostStages, room / stage_bytes));
+  g->shared_bytes = int(fixed + g->stages * stage_bytes);
+  return true;
+}
+
+/// false if the tiles are too many to be counted, or if resident weights would not be used more than once.
+bool set_order(const DeviceTraits& traits, ImplicitGeometry* g) {
+  const std::int64_t tiles = std::int64_t{g->row_tiles} * g->all_column_tiles;
+  if (tiles > std::numeric_limits<std::int32_t>::max() / 2) return false;
+  g->tiles = int(tiles);
+  if (g->resident) {  // a block keeps its column tile
+    if (g->all_column_tiles > traits.multiprocessors || tiles <= std::int64_t{traits.multiprocessors} * g->teams) return false;
+    g->columns_first = true;
+    g->blocks = traits.multiprocessors / g->all_column_tiles * g->all_column_tiles;
+  } else {
+    // What the blocks at work share should be the larger operand.
+    g->columns_first = g->batch * g->input > std::int64_t{g->out_channels} * g->kernel;
+    g->blocks = int(std::min<std::int64_t>(tiles, traits.multiprocessors));
+  }
+  g->tile_divisor = FastDiv<std::int32_t>(g->columns_first ? g->all_column_tiles : g->row_tiles);
+  return true;
+}
+
+}  // namespace
+
+bool make_implicit_geometry(const Problem& problem, Precision precision, const ImplicitTile& tile, const DeviceTraits& traits,
+                            ImplicitGeometry* geometry) {
+  if (problem.dtype == DType::float64 || !one_axis(problem) || !fits_int32(problem)) return false;
+  const int element = int(size_of(problem.dtype));
+  const bool split = problem.dtype == DType::float32 && precision == Precision::tf32x3;
+  // Resident weights before streamed ones, three stages before two, long runs before short ones, many taps for a copy of x before few.
+  for (const bool resident : {true, false}) {
+    ImplicitGeometry g{};
+    set_problem(problem, &g);
+    g.resident = resident;
+    g.teams = resident ? tile.warpgroups() : 1;
+    g.team_rows = tile.rows / g.teams;
+    if (!set_rows(tile, &g)) continue;
+    const int most_taps = std::min(g.taps, kMostChunkTaps);
+    for (const int least_stages : {3, 2}) {
+      for (const int pass_cores : {4, 2, 1}) {
+        if (!set_columns(element, pass_cores, tile, &g)) continue;
+        for (int chunk_taps = most_taps; chunk_taps > (least_stages == 3 ? most_taps - 1 : 0); --chunk_taps) {
+          if (!set_chunks(element, split, chunk_taps, tile, traits, &g) || g.stages < least_stages) continue;
+          if (!set_order(traits, &g)) break;
+          *geometry = g;
+          return true;
+        }
+      }
+    }
+  }
+  return false;
+}
+
+std::int64_t packed_weight_bytes(const ImplicitGeometry& g) {
+  return g.packed ? std::int64_t{g.weight_bytes} * g.chunks * g.all_column_tiles : 0;
+}
+
+}  // namespace convt_gemm

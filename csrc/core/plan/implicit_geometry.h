@@ -1,0 +1,160 @@
+#pragma once
+// The residue form of a transposed convolution as one matrix product whose column buffer never leaves the chip, and how a
+// kernel cuts it into tiles. Plain numbers, worked out on the host and handed to the kernel as they are.
+//
+// Along an axis let g = gcd(stride, dilation), S' = stride / g and D' = dilation / g. Write a tap as k = r + j S' with a
+// residue r in [0, S'). Input i adds through tap k to the output at q = i stride + k dilation (q = output + padding); with
+// u = i + j D' that is
+//
+//   q = u stride + r dilation,   y(q) = sum over channels and j of x[u - j D'] w[r + j S'],
+//
+// because S' dilation = D' stride. So the rows of the product are positions u, its columns are (out channel, residue), and its
+// depth is (in channel, j): a product of x, shifted by j D', with weights that are only read. Each q that is a multiple
+// of g has exactly one (u, r); if r has no tap (r >= kernel) or g does not divide q, the output is the bias.
+#include <cstdint>
+
+#include "convt_gemm/plan.h"
+#include "util/fast_div.h"
+
+namespace convt_gemm {
+
+/// Which instructions a kernel is written for.
+enum class Family : std::int8_t {
+  sm80,  ///< mma.sync, cp.async: sm_80 and later
+  sm90,  ///< wgmma, bulk copies: sm_90a
+};
+
+/// Columns are handled, and their sums leave the registers, in blocks of this many.
+inline constexpr int kColumnBlock = 32;
+/// Threads of a warpgroup: four warps, each of which has 16 rows of every 64.
+inline constexpr int kWarpgroup = 128;
+/// Most stages of the ring of operand tiles in shared memory.
+inline constexpr int kMostStages = 8;
+
+/// What a kernel instance computes at a time.
+struct ImplicitTile {
+  Family family;
+  int rows;         ///< positions of a block: 64 row_blocks for each warpgroup that multiplies
+  int columns;      ///< (out channel, residue) pairs, a multiple of kColumnBlock
+  int words;        ///< depth of a chunk for each tap, in words of 32 bits: one float32 channel or two 16-bit ones
+  int row_blocks;   ///< blocks of 64 rows that a consumer warpgroup has
+  constexpr int warpgroup_rows() const { return 64 * row_blocks; }
+  constexpr int warpgroups() const { return rows / warpgroup_rows(); }  ///< that multiply; one more loads
+  constexpr int threads() const { return (warpgroups() + 1) * kWarpgroup; }
+};
+
+/// How x comes into shared memory.
+enum class XCopy : std::int8_t {
+  elements,  ///< one element at a time: rows that are not aligned to 16 bytes
+  vectors,   ///< cp.async of 16 bytes
+  bulk,      ///< one bulk copy for each row: long rows, sm_90
+};
+
+/// How sums are put together to consecutive outputs ("runs") before they are stored.
+enum class Store : std::int8_t {
+  rows,       ///< channels_first, all residues in one column block: a run is a line's part of an output row
+  positions,  ///< channels_first, more residues than a block holds: a run is the outputs of one position
+  channels,   ///< channels_last: a run is the channels of one output position
+  scattered,  ///< channels_first, residues of one position reach past the next position: element by element
+};
+
+struct ImplicitGeometry {
+  // The problem. Channels are those of one group.
+  std::int64_t input, output, batch;
+  std::int64_t padding;
+  int in_channels, out_channels, groups;
+  int kernel, stride, dilation;
+  bool channels_last;
+
+  // Residue form.
+  int residues;    ///< with at least one tap: min(kernel, S')
+  int taps;        ///< of residue 0, which has most: ceil(kernel / S')
+  int tap_step;    ///< S'
+  int input_step;  ///< D'
+  int gcd;         ///< g
+  int inverse;     ///< of D' modulo S'
+  bool fill;       ///< some outputs have no tap and are the bias
+
+  // A team is warpgroups that multiply one tile together and the warps that load for them. If the weights of a column tile fit
+  // in shared memory as a whole, each warpgroup is a team of its own, and one stores while the other multiplies; else all
+  // warpgroups share what is loaded.
+  int teams;
+  int team_rows;  ///< positions of a tile
+
+  // Rows: lines of `line` consecutive positions u of one sample, `lines` of them in a tile.
+  std::int64_t first_position;  ///< lowest u that reaches an output
+  int line, log2_line, lines, log2_lines;
+  FastDiv<std::int32_t> lines_of_sample;
+  int total_lines;
+  int row_tiles;
+
+  // Columns, in blocks of kColumnBlock. The minor index runs fastest: the residue in channels_first, the channel in
+  // channels_last; the other one is the major index.
+  int majors, minors;
+  int block_majors;  ///< major indices of a block if all minor ones fit in it; else 1
+  FastDiv<std::int32_t> minors_of_block;  ///< min(minors, kColumnBlock)
+  FastDiv<std::int32_t> minor_blocks;  ///< blocks for one major index; 1 if several majors share a block
+  int column_blocks;                   ///< of a group
+  FastDiv<std::int32_t> column_tiles;  ///< of a group
+  int all_column_tiles;                ///< of all groups
+
+  // Depth: chunks of `words` channel words times `chunk_taps` taps.
+  int chunk_taps, tap_blocks, channel_blocks, chunks;
+
+  // Shared memory, bytes unless said otherwise.
+  XCopy x_copy;
+  int span;          ///< elements (channels_last: positions) of a line with its halo
+  int x_pitch;       ///< elements from one channel to the next (channels_last: words from one position to the next)
+  FastDiv<std::int32_t> row_items;  ///< copies of one row of x: vectors or elements
+  int x_bytes;       ///< of one stage
+  int weight_bytes;  ///< of one chunk
+  int stages;        ///< of each team's ring
+  bool resident;     ///< every chunk of the weights has its own place and is loaded once; a team is one warpgroup
+  bool packed;       ///< weights are read from the workspace, where a first kernel has put them as the chunks need them
+
+  // Sums leave the registers in passes over 8 pass_cores columns of a warpgroup's rows.
+  Store store;
+  int pass_cores;                       ///< 1, 2 or 4
+  int segment, log2_segment, segments;  ///< a warpgroup's rows as parts of lines
+  int run_length;                       ///< outputs
+  int run_pitch;                        ///< floats from one run to the next in the staging buffer
+  FastDiv<std::int32_t> run_vectors;    ///< 16-byte vectors that a run may touch
+  FastDiv<std::int32_t> major_runs;     ///< rows: runs of one major index; else: major indices of one row
+  int runs;                             ///< of a pass
+  int column_tables;                    ///< one for each warpgroup, or one for all if all keep to the same columns
+  int staging_bytes;                    ///< of one warpgroup, with the table of runs
+  int shared_bytes;                     ///< all
+
+  // Order of the tiles.
+  FastDiv<std::int32_t> tile_divisor;  ///< tile number -> (quotient, remainder)
+  bool columns_first;                  ///< the remainder counts column tiles (else row tiles)
+  int tiles;
+  int blocks;  ///< of the grid
+};
+
+/// A run of outputs, as the threads that store it find it in shared memory.
+struct alignas(16) Run {
+  std::int64_t start;  ///< index in y of its first output, which may lie outside of y's row
+  int begin, end;      ///< the part that exists
+};
+
+/// What a column gives to the places of its sums: see Epilogue::stage.
+struct alignas(16) ColumnPart {
+  int at;
+  std::uint32_t shift;
+  float bias;
+  int cell;  ///< outputs from this column's to the next one with taps; 0 if the column stands for nothing
+};
+
+/// Bytes of shared memory before the operands: the barriers.
+inline constexpr int kBarrierBytes = 1024;
+
+/// Works out the geometry, or says false where the tile cannot serve the problem (more than one axis, sizes beyond 32 bits,
+/// runs or stages that do not fit shared memory).
+bool make_implicit_geometry(const Problem& problem, Precision precision, const ImplicitTile& tile, const DeviceTraits& traits,
+                            ImplicitGeometry* geometry);
+
+/// Bytes of the packed weights of a geometry with `packed` set; else 0.
+std::int64_t packed_weight_bytes(const ImplicitGeometry& geometry);
+
+}  // namespace convt_gemm
