@@ -30,7 +30,7 @@ done
 check() { # name, command...
   local name=$1
   shift
-  "$@" >"$logs/$name.log" 2>&1
+  timeout 420 "$@" >"$logs/$name.log" 2>&1  # a kernel that waits for ever must not take the rest with it
   local status=$?
   echo "$name: exit $status; $(tail -n 1 "$logs/$name.log")"
   [ $status = 0 ] || { failed=1; grep -E 'FAILED|Failure|^E  ' "$logs/$name.log" | head -n 30; }

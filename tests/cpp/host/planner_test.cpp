@@ -101,15 +101,25 @@ TEST(CudaPlans, ServeEveryProblem) {
 
 TEST(CudaPlans, AreConsistent) {
   for_each_setting(all_problems(), [](const Problem& problem, Precision precision) {
+    // Plans of gemm_col2im come first, each part of the list in the order of predicted time.
     double before = 0;
+    bool column_plans = true;
     for (const Plan& plan : enumerate_plans(problem, cuda(), options(precision))) {
+      const bool columns = plan.algorithm == Algorithm::gemm_col2im;
+      EXPECT_TRUE(column_plans || !columns) << plan.name();
+      if (columns != column_plans) before = 0;
+      column_plans = columns;
       EXPECT_EQ(plan.device, Device::cuda);
       EXPECT_EQ(plan.dtype, problem.dtype);
       EXPECT_EQ(plan.precision, problem.dtype == DType::float32 ? precision : Precision::ieee);
       EXPECT_NE(plan.backend, GemmBackend::cpu);
-      EXPECT_EQ(plan.backend == GemmBackend::cutlass, plan.instance >= 0);
-      EXPECT_GE(plan.workspace_bytes, column_bytes(problem, plan.piece));
-      EXPECT_EQ(plan.workspace_bytes % 256, 0u);
+      if (columns) {
+        EXPECT_EQ(plan.backend == GemmBackend::cutlass, plan.instance >= 0);
+        EXPECT_GE(plan.workspace_bytes, column_bytes(problem, plan.piece));
+        EXPECT_EQ(plan.workspace_bytes % 256, 0u);
+      } else {
+        EXPECT_EQ(plan.backend, GemmBackend::native);
+      }
       EXPECT_GE(plan.predicted_seconds, before) << "not in the order of predicted time";
       before = plan.predicted_seconds;
       EXPECT_DOUBLE_EQ(plan.flops, 2.0 * double(problem.batch) * double(problem.input_positions()) *
@@ -152,7 +162,7 @@ void expect_aligned(const Problem& problem, const Plan& plan, const CutlassInsta
 TEST(CudaPlans, CutlassInstancesSuitTheProblem) {
   for (std::int64_t limit : {kDefaultWorkspaceLimit, std::int64_t{1} << 16, std::int64_t{0}}) {
     for_each_setting(all_problems(), [&](const Problem& problem, Precision precision) {
-      for (const Plan& plan : enumerate_plans(problem, cuda(), options(precision, "auto", limit))) {
+      for (const Plan& plan : enumerate_plans(problem, cuda(), options(precision, "gemm_col2im", limit))) {
         if (plan.instance < 0) continue;
         SCOPED_TRACE(plan.name());
         ASSERT_LT(std::size_t(plan.instance), kCutlassInstances);
@@ -169,7 +179,7 @@ TEST(CudaPlans, CutlassInstancesSuitTheProblem) {
 TEST(CudaPlans, OfferEveryCutlassInstanceToAnAlignedProblem) {
   std::set<int> seen;
   for_each_setting({{"aligned", aligned_problem()}}, [&](const Problem& problem, Precision precision) {
-    for (const Plan& plan : enumerate_plans(problem, cuda(), options(precision))) seen.insert(plan.instance);
+    for (const Plan& plan : enumerate_plans(problem, cuda(), options(precision, "gemm_col2im"))) seen.insert(plan.instance);
   });
   for (std::size_t row = 0; row < kCutlassInstances; ++row) {
     EXPECT_TRUE(seen.count(int(row))) << cutlass_instances()[row].name;
@@ -180,7 +190,7 @@ TEST(CudaPlans, OfferOnlyUnalignedInstancesToCroppedInputs) {
   // 16 inputs of which the middle 14 are read: they begin one element after an aligned address.
   const Problem problem = make_problem(2, 8, 8, {{16, 1, 1, 1}});
   for (DType dtype : kDTypes) {
-    for (const Plan& plan : enumerate_plans(with(problem, dtype), cuda(), options(Precision::tf32))) {
+    for (const Plan& plan : enumerate_plans(with(problem, dtype), cuda(), options(Precision::tf32, "gemm_col2im"))) {
       if (plan.instance >= 0) {
         EXPECT_EQ(cutlass_instances()[plan.instance].align, 1) << plan.name();
       }
@@ -240,7 +250,7 @@ TEST(CudaPlans, NamesSpellTheChoice) {
   EXPECT_EQ(first(Precision::tf32, DType::float32), std::vector<std::string>{"gemm_col2im_cublas_tf32"});
   EXPECT_EQ(first(Precision::ieee, DType::float32), std::vector<std::string>{"gemm_col2im_cublas_float32"});
   EXPECT_EQ(first(Precision::ieee, DType::bfloat16), std::vector<std::string>{"gemm_col2im_cublas_bfloat16"});
-  for (const Plan& plan : enumerate_plans(aligned_problem(), cuda(), options(Precision::tf32x3))) {
+  for (const Plan& plan : enumerate_plans(aligned_problem(), cuda(), options(Precision::tf32x3, "gemm_col2im"))) {
     if (plan.backend == GemmBackend::native) {
       EXPECT_EQ(plan.name(), "gemm_col2im_native_tf32x3");
       continue;
@@ -421,11 +431,15 @@ TEST(Algorithm, ALeadingPartSelectsEveryPlanUnderIt) {
   };
   const std::size_t all = count("auto");
   EXPECT_GE(all, 3u);
-  EXPECT_EQ(count("gemm"), all);
-  EXPECT_EQ(count("gemm_col2im"), all);
+  const std::size_t columns = count("gemm_col2im"), fused = count("implicit_gemm");
+  EXPECT_GE(columns, 3u);
+  EXPECT_GE(fused, 4u);
+  EXPECT_EQ(columns + fused, all);
+  EXPECT_EQ(count("gemm"), columns);
   EXPECT_EQ(count("gemm_col2im_cublas"), 1u);
-  EXPECT_EQ(count("gemm_col2im_cutlass"), all - 1);
-  EXPECT_EQ(count("gemm_col2im_cutlass_tf32"), all - 1);
+  EXPECT_EQ(count("gemm_col2im_cutlass"), columns - 1);
+  EXPECT_EQ(count("gemm_col2im_cutlass_tf32"), columns - 1);
+  EXPECT_EQ(count("implicit_gemm_sm90") + count("implicit_gemm_sm80"), fused);
 }
 
 TEST(Algorithm, APartThatEndsElsewhereSelectsNothing) {

@@ -1,0 +1,1086 @@
+// longjmp from fiber to fiber is what _FORTIFY_SOURCE takes for a mistake.
+#undef _FORTIFY_SOURCE
+#include "emulator/emulator.h"
+
+#include <setjmp.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <deque>
+#include <exception>
+#include <memory>
+#include <new>
+#include <ostream>
+#include <random>
+#include <sstream>
+#include <string>
+#include <utility>
+
+#include "emulator/operations.h"
+#include "emulator/products.h"
+
+namespace convt_gemm::emulator {
+
+const Position* position = nullptr;
+
+namespace {
+
+constexpr std::uint32_t kAllLanes = 0xffffffffu;
+constexpr int kWarpgroupWarps = 4;
+constexpr std::uint32_t kSharedBase = 1024;  // the shared address of the first byte of dynamic shared memory
+constexpr std::size_t kMaxShared = 227 * 1024;
+constexpr std::size_t kMaxThreads = 1024;
+constexpr std::uint64_t kBarrierMark = 0x6d62617272000000u;  // a barrier's word in shared memory, plus its index
+constexpr unsigned char kNaN = 0xff;
+constexpr const char* kNamedBarrier = "named_barrier";
+
+template <class... Parts>
+std::string text(const Parts&... parts) {
+  std::ostringstream stream;
+  (stream << ... << parts);
+  return stream.str();
+}
+
+std::string place(Source at) { return text(at.file, ":", at.line); }
+
+// --- Threads and what they wait for --------------------------------------------------------------------------------
+
+struct Barrier {
+  std::uint64_t* word;
+  int arrivals;             // of each phase
+  int pending;              // arrivals that this phase still needs
+  std::int64_t bytes = 0;   // that this phase still needs
+  std::uint64_t phase = 0;  // the one that has not ended yet
+  struct Waiter {
+    int thread;
+    std::uint64_t phase;
+  };
+  std::vector<Waiter> waiters = {};  // also those that have been woken and have not run since
+};
+
+struct Copy {
+  unsigned char* shared;
+  const unsigned char* global;
+  int bytes;
+  int valid;
+  std::uint64_t group;
+};
+
+struct BulkCopy {
+  unsigned char* shared;
+  const unsigned char* global;
+  std::uint32_t bytes;
+  std::size_t barrier;
+  Source at;
+};
+
+struct Warp;
+
+struct Fiber {
+  int index = 0;
+  Warp* warp = nullptr;
+  Position position = {};
+  bool started = false;
+  ucontext_t start;
+  jmp_buf context;
+
+  // What it waits for, for messages.
+  const char* operation = "";
+  Source at = {"", 0};
+  const Barrier* barrier = nullptr;
+  int detail = 0;  // parity, or the named barrier
+
+  std::deque<Copy> copies = {};
+  std::uint64_t copy_group = 0;  // the open one
+
+  std::uint32_t lane_bit() const { return 1u << (index % kWarp); }
+};
+
+/// Lanes of a warp that have come to an operation that needs all of `lanes`.
+struct Meeting {
+  const char* operation;               // compared as a pointer: each operation names itself in one place
+  std::array<std::uint64_t, 2> key;  // what the lanes must agree about
+  std::uint32_t lanes;
+  std::uint32_t arrived;
+  bool may_exit;  // the operation does without lanes that have exited
+  std::array<void*, kWarp> arguments;
+  Source at;
+  bool (*complete)(Warp&, Meeting&);  // whether the lanes can go on
+};
+
+/// Sums with products under way; the kernel's own are NaN meanwhile.
+struct Sums {
+  std::array<float*, kWarp> of_lane;
+  int count;  // per lane
+  int products = 0;
+  std::vector<float> values = {};
+};
+
+struct Product {
+  Words words;
+  int columns;
+  std::uint32_t a[kWarp][4];
+  std::uint64_t descriptor;
+  bool accumulate;
+  std::shared_ptr<Sums> sums;
+  std::uint64_t group;
+  Source at;
+};
+
+struct Warp {
+  int index = 0;
+  std::uint32_t alive = 0;
+  std::uint32_t runnable = 0;
+  std::vector<Meeting> meetings = {};
+
+  bool fenced = false;               // before its first product
+  std::size_t products_started = 0;  // as an index into the warpgroup's
+  std::uint64_t group = 0;           // the open one
+  std::deque<Product> products = {};
+  std::vector<std::shared_ptr<Sums>> sums = {};
+  std::uint64_t groups_waited_for = 0;
+  std::uint64_t last_product_end = 0;  // one past its group
+  Source last_product = {"", 0};
+};
+
+/// What the warps of a warpgroup must agree about.
+struct ProductKey {
+  Words words;
+  int columns;
+  std::uint64_t descriptor;
+  bool accumulate;
+  Source at;
+};
+
+struct NamedBarrier {
+  int threads = 0;
+  int arrived = 0;
+  std::vector<Warp*> warps = {};
+};
+
+/// Stacks with an inaccessible page below each; kept from launch to launch.
+class Stacks {
+ public:
+  static constexpr std::size_t kBytes = 256 * 1024;
+  static constexpr std::size_t kGuard = 4096;
+
+  unsigned char* get(std::size_t i) {
+    while (stacks_.size() <= i) {
+      void* const memory = mmap(nullptr, kGuard + kBytes, PROT_READ | PROT_WRITE,
+                                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+      if (memory == MAP_FAILED || mprotect(memory, kGuard, PROT_NONE) != 0) throw std::bad_alloc();
+      stacks_.push_back(static_cast<unsigned char*>(memory) + kGuard);
+    }
+    return stacks_[i];
+  }
+  bool in_guard(const void* address) const {
+    const auto at = reinterpret_cast<std::uintptr_t>(address);
+    return std::any_of(stacks_.begin(), stacks_.end(), [&](const unsigned char* stack) {
+      return reinterpret_cast<std::uintptr_t>(stack) - at - 1 < kGuard;
+    });
+  }
+
+ private:
+  std::vector<unsigned char*> stacks_;
+};
+
+Stacks& stacks() {
+  static Stacks all;
+  return all;
+}
+
+// --- A launch ------------------------------------------------------------------------------------------------------
+
+class Launch {
+ public:
+  Launch(Extent blocks, Extent threads, std::size_t shared_bytes, const Options& options,
+         const std::function<void()>& kernel)
+      : blocks_(blocks),
+        threads_(threads),
+        options_(options),
+        kernel_(kernel),
+        shared_(shared_bytes, 1024),
+        random_(options.seed) {}
+
+  void run() {
+    for (unsigned z = 0; z < blocks_.z; ++z) {
+      for (unsigned y = 0; y < blocks_.y; ++y) {
+        for (unsigned x = 0; x < blocks_.x; ++x) run_block({x, y, z});
+      }
+    }
+  }
+
+  // What the threads call.
+  Fiber& running() { return *running_; }
+  bool in_thread() const { return running_ != nullptr; }
+  [[noreturn]] void fail(Source at, const std::string& what);
+  void pass();
+  unsigned char* inside_shared(const void* shared, std::size_t bytes, std::size_t alignment, const char* what,
+                               Source at);
+  std::uint32_t shared_address(const void* shared, Source at);
+
+  void copy_async(Copy copy, Source at);
+  void copy_async_wait(Fiber& fiber, std::uint64_t pending_groups);
+  void barrier_init(std::uint64_t* word, int arrivals, Source at);
+  Barrier& barrier_at(std::uint64_t* word, Source at);
+  void barrier_arrive(Barrier& barrier, std::uint32_t expected_bytes, Source at);
+  void barrier_wait(Barrier& barrier, int parity, Source at);
+  void bulk_copy(void* shared, const void* global, std::uint32_t bytes, std::uint64_t* word, Source at);
+
+  /// Comes to an operation of several lanes and waits until it is done.
+  void meet(const char* operation, std::array<std::uint64_t, 2> key, std::uint32_t lanes, bool may_exit, void* argument,
+            bool (*complete)(Warp&, Meeting&), Source at);
+  bool arrive_at_named_barrier(Warp& warp, int id, int threads, Source at);
+  void start_product(Warp& warp, Product product, const std::array<float*, kWarp>& sums);
+  void wait_for_products(Warp& warp, std::uint64_t pending_groups);
+
+  void fault(const void* address);  // in a signal handler
+
+ private:
+  enum Resumed { yielded = 1, faulted = 2 };
+
+  void run_block(Extent index);
+  void check_end_of_block();
+  static void thread_main();
+  void exit_thread(Fiber& fiber);
+  Resumed resume(Fiber& fiber);
+  void yield();
+
+  Fiber* next();
+  bool late();
+  bool chance(unsigned of) { return random_() % of == 0; }
+  void wake(Warp& warp, std::uint32_t lanes) { warp.runnable |= lanes; }
+  void wait_as(const char* operation, Source at, const Barrier* barrier = nullptr, int detail = 0);
+
+  void complete_meeting(Warp& warp, std::size_t index);
+  void complete_block_barrier();
+  void end_phase_if_complete(Barrier& barrier);
+  void finish_copy(const Copy& copy);
+  void finish_bulk_copy(std::size_t index);
+  void finish_product(Warp& warp, const Product& product);
+  std::vector<std::uint32_t> product_operand(const ProductKey& key);
+
+  std::string describe(const Fiber& fiber) const;
+  std::string describe_waiting(const Fiber& fiber) const;
+  [[noreturn]] void fail_deadlocked();
+
+  const Extent blocks_;
+  const Extent threads_;
+  const Options options_;
+  const std::function<void()>& kernel_;
+  GuardedMemory shared_;
+  std::mt19937_64 random_;
+
+  jmp_buf scheduler_;
+  Fiber* running_ = nullptr;
+  const void* fault_address_ = nullptr;
+  std::exception_ptr error_;
+  int last_ = 0;  // the thread that ran last
+
+  // Of the block.
+  std::vector<Fiber> fibers_;
+  std::vector<Warp> warps_;
+  std::vector<unsigned> preference_;  // per warp
+  std::deque<Barrier> barriers_;
+  std::vector<BulkCopy> bulk_copies_;
+  std::array<NamedBarrier, 16> named_barriers_;
+  std::vector<std::vector<ProductKey>> warpgroup_products_;
+};
+
+Launch* launched = nullptr;
+
+// --- Scheduling ----------------------------------------------------------------------------------------------------
+
+void Launch::run_block(Extent index) {
+  const std::size_t count = std::size_t(threads_.x) * threads_.y * threads_.z;
+  shared_.fill_with_nan();
+  fibers_ = std::vector<Fiber>(count);
+  warps_ = std::vector<Warp>((count + kWarp - 1) / kWarp);
+  preference_.assign(warps_.size(), 0);
+  for (unsigned& preference : preference_) preference = unsigned(random_());
+  barriers_.clear();
+  bulk_copies_.clear();
+  named_barriers_ = {};
+  warpgroup_products_.assign((warps_.size() + kWarpgroupWarps - 1) / kWarpgroupWarps, {});
+  for (std::size_t i = 0; i < warps_.size(); ++i) warps_[i].index = int(i);
+  for (std::size_t i = 0; i < count; ++i) {
+    Fiber& fiber = fibers_[i];
+    fiber.index = int(i);
+    fiber.warp = &warps_[i / kWarp];
+    fiber.warp->alive |= fiber.lane_bit();
+    fiber.warp->runnable |= fiber.lane_bit();
+    const auto x = unsigned(i);
+    fiber.position = {{x % threads_.x, x / threads_.x % threads_.y, x / threads_.x / threads_.y},
+                      index, threads_, blocks_, shared_.data()};
+    getcontext(&fiber.start);
+    fiber.start.uc_stack.ss_sp = stacks().get(i);
+    // Stacks that started at the same offset in their pages would share a few sets of the cache.
+    fiber.start.uc_stack.ss_size = Stacks::kBytes - i * 192 % 4096;
+    fiber.start.uc_link = nullptr;
+    makecontext(&fiber.start, &Launch::thread_main, 0);
+  }
+  last_ = int(count) - 1;
+  const auto anyone_alive = [&] {
+    return std::any_of(warps_.begin(), warps_.end(), [](const Warp& warp) { return warp.alive != 0; });
+  };
+  while (anyone_alive()) {
+    if (options_.completion == Completion::random && !bulk_copies_.empty() && chance(16)) {
+      finish_bulk_copy(random_() % bulk_copies_.size());
+    }
+    Fiber* const fiber = next();
+    if (fiber == nullptr) {
+      if (bulk_copies_.empty()) fail_deadlocked();
+      finish_bulk_copy(random_() % bulk_copies_.size());
+      continue;
+    }
+    running_ = fiber;
+    position = &fiber->position;
+    const Resumed resumed = resume(*fiber);
+    if (resumed == faulted) {
+      const std::string what = stacks().in_guard(fault_address_) ? "the emulator's stack of the thread"
+                                                                 : GuardedMemory::describe(fault_address_);
+      throw Error(text(describe(*fiber), " read or wrote ", what, " (address ", fault_address_, ")",
+                       fiber->at.line != 0 ? "; the last operation it came to: " + place(fiber->at) : ""));
+    }
+    if (error_) std::rethrow_exception(error_);
+    running_ = nullptr;
+    last_ = fiber->index;
+  }
+  check_end_of_block();
+}
+
+void Launch::check_end_of_block() {
+  const std::string damage = GuardedMemory::damage();
+  if (!damage.empty()) throw Error(damage);
+  for (const BulkCopy& copy : bulk_copies_) {
+    throw Error(text(place(copy.at), ": the block ended before this bulk copy did: nothing waits for it"));
+  }
+  for (const Barrier& barrier : barriers_) {
+    if (barrier.bytes != 0) {
+      throw Error(text("the block ended while the barrier at shared byte ",
+                       reinterpret_cast<unsigned char*>(barrier.word) - shared_.data(), " still needed ", barrier.bytes,
+                       " bytes (negative: more were copied than expected)"));
+    }
+  }
+  for (const Warp& warp : warps_) {
+    const auto& products = warpgroup_products_[std::size_t(warp.index / kWarpgroupWarps)];
+    if (warp.products_started != products.size()) {
+      throw Error(text(place(products[warp.products_started].at), ": warp ", warp.index,
+                       " took no part in this warpgroup_multiply"));
+    }
+  }
+}
+
+void Launch::thread_main() {
+  Launch& launch = *launched;
+  try {
+    launch.kernel_();
+    launch.exit_thread(*launch.running_);
+  } catch (...) {
+    launch.error_ = std::current_exception();
+  }
+  _longjmp(launch.scheduler_, yielded);
+}
+
+__attribute__((noinline)) Launch::Resumed Launch::resume(Fiber& fiber) {
+  const int resumed = _setjmp(scheduler_);
+  if (resumed == 0) {
+    if (running_->started) _longjmp(running_->context, 1);
+    fiber.started = true;
+    setcontext(&fiber.start);
+  }
+  return resumed == faulted ? faulted : yielded;
+}
+
+__attribute__((noinline)) void Launch::yield() {
+  if (_setjmp(running_->context) == 0) _longjmp(scheduler_, yielded);
+}
+
+void Launch::fault(const void* address) {
+  fault_address_ = address;
+  _longjmp(scheduler_, faulted);
+}
+
+void Launch::exit_thread(Fiber& fiber) {
+  ++fiber.copy_group;
+  copy_async_wait(fiber, 0);
+  Warp& warp = *fiber.warp;
+  if (warp.last_product_end > warp.groups_waited_for) {
+    fail(warp.last_product, "exits without warpgroup_wait for this product");
+  }
+  warp.alive &= ~fiber.lane_bit();
+  warp.runnable &= ~fiber.lane_bit();
+  for (std::size_t i = 0; i < warp.meetings.size();) {
+    Meeting& meeting = warp.meetings[i];
+    if ((meeting.lanes & fiber.lane_bit()) == 0) {
+      ++i;
+      continue;
+    }
+    if (!meeting.may_exit) {
+      fail(meeting.at, text("exits, but other lanes of its warp wait for it in ", meeting.operation));
+    }
+    meeting.lanes &= ~fiber.lane_bit();
+    if (meeting.arrived == meeting.lanes) {
+      complete_meeting(warp, i);
+    } else {
+      ++i;
+    }
+  }
+  complete_block_barrier();
+}
+
+Fiber* Launch::next() {
+  const int warps = int(warps_.size());
+  const auto runnable = [&](int warp) { return warps_[std::size_t(warp)].runnable; };
+  int warp = -1, first_lane = 0;
+  if (options_.order == Order::round_robin) {
+    const int start = (last_ + 1) % int(fibers_.size());
+    if (runnable(start / kWarp) >> (start % kWarp) != 0) {
+      warp = start / kWarp;
+      first_lane = start % kWarp;
+    }
+    for (int i = 1; i <= warps && warp < 0; ++i) {
+      const int candidate = (start / kWarp + i) % warps;
+      if (runnable(candidate) != 0) warp = candidate;
+    }
+  } else {
+    const bool starve = options_.order == Order::starve;
+    if (starve && chance(32)) preference_[random_() % preference_.size()] = unsigned(random_());
+    const int start = int(random_() % unsigned(warps));
+    for (int i = 0; i < warps; ++i) {
+      const int candidate = (start + i) % warps;
+      if (runnable(candidate) == 0) continue;
+      if (warp < 0 || preference_[std::size_t(candidate)] > preference_[std::size_t(warp)]) warp = candidate;
+      if (!starve) break;
+    }
+    first_lane = int(random_() % kWarp);
+  }
+  if (warp < 0) return nullptr;
+  const std::uint32_t later = runnable(warp) & kAllLanes << first_lane;
+  return &fibers_[std::size_t(warp * kWarp + __builtin_ctz(later != 0 ? later : runnable(warp)))];
+}
+
+bool Launch::late() {
+  if (options_.completion == Completion::random) return chance(2);
+  return options_.completion == Completion::late;
+}
+
+void Launch::pass() {
+  if (options_.order != Order::round_robin && chance(4)) yield();
+}
+
+/// The running thread waits until it is woken.
+void Launch::wait_as(const char* operation, Source at, const Barrier* barrier, int detail) {
+  Fiber& fiber = *running_;
+  fiber.operation = operation, fiber.at = at, fiber.barrier = barrier, fiber.detail = detail;
+  fiber.warp->runnable &= ~fiber.lane_bit();
+}
+
+// --- Messages ------------------------------------------------------------------------------------------------------
+
+std::string Launch::describe(const Fiber& fiber) const {
+  const Extent& block = fiber.position.block_index;
+  return text("thread ", fiber.index, " of block (", block.x, ", ", block.y, ", ", block.z, ")");
+}
+
+void Launch::fail(Source at, const std::string& what) {
+  throw Error(text(place(at), ": ", running_ != nullptr ? describe(*running_) : "the emulator", " ", what));
+}
+
+std::string Launch::describe_waiting(const Fiber& fiber) const {
+  std::string what = text("wait in ", fiber.operation);
+  if (fiber.barrier != nullptr) {
+    const Barrier& barrier = *fiber.barrier;
+    what += text(" for parity ", fiber.detail, " of the barrier at shared byte ",
+                 reinterpret_cast<unsigned char*>(barrier.word) - shared_.data(), ", which is in phase ", barrier.phase,
+                 " and needs ", barrier.pending, " arrivals and ", barrier.bytes, " bytes");
+  } else if (fiber.detail != 0) {
+    const NamedBarrier& barrier = named_barriers_[std::size_t(fiber.detail)];
+    what += text(" ", fiber.detail, ", at which whole warps with ", barrier.arrived, " threads are");
+  }
+  return what + text(", ", place(fiber.at));
+}
+
+void Launch::fail_deadlocked() {
+  const Extent& block = fibers_[0].position.block_index;
+  std::string message = text("no thread of block (", block.x, ", ", block.y, ", ", block.z, ") can go on");
+  for (std::size_t i = 0; i < fibers_.size();) {
+    const auto line = [&](std::size_t thread) {
+      const Fiber& fiber = fibers_[thread];
+      return (fiber.warp->alive & fiber.lane_bit()) != 0 ? describe_waiting(fiber) : std::string("have exited");
+    };
+    const std::string first = line(i);
+    std::size_t end = i + 1;
+    while (end < fibers_.size() && line(end) == first) ++end;
+    message += text("\n  threads ", i, " to ", end - 1, " ", first);
+    i = end;
+  }
+  throw Error(message);
+}
+
+// --- Shared memory and copies --------------------------------------------------------------------------------------
+
+unsigned char* Launch::inside_shared(const void* shared, std::size_t bytes, std::size_t alignment, const char* what,
+                                     Source at) {
+  const auto address = reinterpret_cast<std::uintptr_t>(shared);
+  const auto begin = reinterpret_cast<std::uintptr_t>(shared_.data());
+  if (address < begin || address + bytes > begin + shared_.bytes()) {
+    fail(at, text(what, " of ", bytes, " bytes is not inside the block's ", shared_.bytes(),
+                  " bytes of shared memory but at byte ", std::int64_t(address - begin)));
+  }
+  if (address % alignment != 0) fail(at, text(what, " at shared byte ", address - begin, " is misaligned"));
+  return shared_.data() + (address - begin);
+}
+
+std::uint32_t Launch::shared_address(const void* shared, Source at) {
+  // One past the end is an address that code may form.
+  return std::uint32_t(inside_shared(shared, 0, 1, "address", at) - shared_.data()) + kSharedBase;
+}
+
+/// Faults now, in the thread and at the operation to blame, if the memory cannot be read.
+void touch(const unsigned char* global, std::size_t bytes) {
+  constexpr std::size_t kPage = 4096;
+  const volatile unsigned char* const bytes_read = global;
+  for (std::size_t i = 0; i < bytes; i += kPage) (void)bytes_read[i];
+  if (bytes != 0) (void)bytes_read[bytes - 1];
+}
+
+void Launch::copy_async(Copy copy, Source at) {
+  copy.shared = inside_shared(copy.shared, std::size_t(copy.bytes), std::size_t(copy.bytes), "copy_async", at);
+  if (reinterpret_cast<std::uintptr_t>(copy.global) % std::size_t(copy.bytes) != 0) {
+    fail(at, "reads from a misaligned global address in copy_async");
+  }
+  if (copy.valid < 0 || copy.valid > copy.bytes) fail(at, text("asks copy_async for ", copy.valid, " bytes"));
+  running_->at = at;
+  touch(copy.global, std::size_t(copy.valid));
+  if (late()) {
+    std::memset(copy.shared, kNaN, std::size_t(copy.bytes));
+    copy.group = running_->copy_group;
+    running_->copies.push_back(copy);
+  } else {
+    finish_copy(copy);
+  }
+}
+
+void Launch::finish_copy(const Copy& copy) {
+  if (copy.valid > 0) std::memcpy(copy.shared, copy.global, std::size_t(copy.valid));
+  std::memset(copy.shared + copy.valid, 0, std::size_t(copy.bytes - copy.valid));
+}
+
+void Launch::copy_async_wait(Fiber& fiber, std::uint64_t pending_groups) {
+  const std::uint64_t end = fiber.copy_group < pending_groups ? 0 : fiber.copy_group - pending_groups;
+  while (!fiber.copies.empty() && fiber.copies.front().group < end) {
+    finish_copy(fiber.copies.front());
+    fiber.copies.pop_front();
+  }
+}
+
+// --- mbarriers -----------------------------------------------------------------------------------------------------
+
+void Launch::barrier_init(std::uint64_t* word, int arrivals, Source at) {
+  inside_shared(word, sizeof *word, sizeof *word, "barrier", at);
+  if (arrivals < 1 || arrivals >= 1 << 20) fail(at, text("makes a barrier of ", arrivals, " arrivals"));
+  for (const Barrier& barrier : barriers_) {
+    if (barrier.word == word) fail(at, "initialises a barrier for the second time");
+  }
+  *word = kBarrierMark + barriers_.size();
+  barriers_.push_back({word, arrivals, arrivals});
+  pass();
+}
+
+Barrier& Launch::barrier_at(std::uint64_t* word, Source at) {
+  inside_shared(word, sizeof *word, sizeof *word, "barrier", at);
+  const std::uint64_t index = *word - kBarrierMark;
+  if (index >= barriers_.size() || barriers_[index].word != word) {
+    fail(at, "uses a barrier that has not been initialised, or has been overwritten");
+  }
+  return barriers_[index];
+}
+
+void Launch::barrier_arrive(Barrier& barrier, std::uint32_t expected_bytes, Source at) {
+  if (barrier.pending == 0) {
+    fail(at, text("arrives at a barrier whose phase ", barrier.phase, " has had its ", barrier.arrivals,
+                  " arrivals and only needs ", barrier.bytes, " bytes"));
+  }
+  barrier.bytes += expected_bytes;
+  if (std::abs(barrier.bytes) >= 1 << 20) fail(at, "makes a barrier count 2^20 bytes or more");
+  --barrier.pending;
+  running_->at = at;
+  end_phase_if_complete(barrier);
+  pass();
+}
+
+void Launch::end_phase_if_complete(Barrier& barrier) {
+  if (barrier.pending != 0 || barrier.bytes != 0) return;
+  for (const Barrier::Waiter& waiter : barrier.waiters) {
+    Fiber& fiber = fibers_[std::size_t(waiter.thread)];
+    if (waiter.phase < barrier.phase) {
+      fail(fiber.at, text("ends phase ", barrier.phase, " of the barrier for which thread ", waiter.thread,
+                          " may still be waiting here for phase ", waiter.phase, ", and would wait on"));
+    }
+    wake(*fiber.warp, fiber.lane_bit());
+  }
+  ++barrier.phase;
+  barrier.pending = barrier.arrivals;
+}
+
+void Launch::barrier_wait(Barrier& barrier, int parity, Source at) {
+  if (parity != 0 && parity != 1) fail(at, text("waits for parity ", parity));
+  if (int(barrier.phase % 2) != parity) return pass();
+  barrier.waiters.push_back({running_->index, barrier.phase});
+  wait_as("barrier_wait", at, &barrier, parity);
+  yield();
+  const int thread = running_->index;
+  const auto own = [&](const Barrier::Waiter& waiter) { return waiter.thread == thread; };
+  barrier.waiters.erase(std::find_if(barrier.waiters.begin(), barrier.waiters.end(), own));
+}
+
+void Launch::bulk_copy(void* shared, const void* global, std::uint32_t bytes, std::uint64_t* word, Source at) {
+  const Barrier& barrier = barrier_at(word, at);
+  if (bytes == 0 || bytes % 16 != 0) fail(at, text("asks bulk_copy for ", bytes, " bytes"));
+  const auto* const source = static_cast<const unsigned char*>(global);
+  if (reinterpret_cast<std::uintptr_t>(source) % 16 != 0) {
+    fail(at, "reads from a misaligned global address in bulk_copy");
+  }
+  running_->at = at;
+  touch(source, bytes);
+  const std::size_t index = *barrier.word - kBarrierMark;
+  bulk_copies_.push_back({inside_shared(shared, bytes, 16, "bulk_copy", at), source, bytes, index, at});
+  if (late()) {
+    std::memset(shared, kNaN, bytes);
+  } else {
+    finish_bulk_copy(bulk_copies_.size() - 1);
+  }
+  pass();
+}
+
+void Launch::finish_bulk_copy(std::size_t index) {
+  const BulkCopy copy = bulk_copies_[index];
+  bulk_copies_.erase(bulk_copies_.begin() + std::ptrdiff_t(index));
+  std::memcpy(copy.shared, copy.global, copy.bytes);
+  Barrier& barrier = barriers_[copy.barrier];
+  if (*barrier.word != kBarrierMark + copy.barrier) fail(copy.at, "finds the barrier of this bulk_copy overwritten");
+  barrier.bytes -= copy.bytes;
+  if (std::abs(barrier.bytes) >= 1 << 20) fail(copy.at, "makes a barrier count 2^20 bytes or more");
+  end_phase_if_complete(barrier);
+}
+
+// --- Operations of several lanes -----------------------------------------------------------------------------------
+
+void Launch::meet(const char* operation, std::array<std::uint64_t, 2> key, std::uint32_t lanes, bool may_exit,
+                  void* argument, bool (*complete)(Warp&, Meeting&), Source at) {
+  Fiber& fiber = *running_;
+  Warp& warp = *fiber.warp;
+  if (may_exit) lanes &= warp.alive;
+  if ((lanes & fiber.lane_bit()) == 0) fail(at, text("is not one of the lanes of its ", operation));
+  if ((lanes & ~warp.alive) != 0) fail(at, text("waits in ", operation, " for lanes that do not exist or have exited"));
+  std::size_t index = 0;
+  while (index < warp.meetings.size() && (warp.meetings[index].lanes & lanes) == 0) ++index;
+  if (index == warp.meetings.size()) {
+    warp.meetings.push_back({operation, key, lanes, 0, may_exit, {}, at, complete});
+  }
+  Meeting& meeting = warp.meetings[index];
+  if (meeting.operation != operation || meeting.lanes != lanes || meeting.key != key) {
+    fail(at, text("comes to ", operation, " while other lanes of its warp are at ", place(meeting.at), ", in ",
+                  meeting.operation, meeting.operation == operation ? " with other lanes or operands" : ""));
+  }
+  meeting.arrived |= fiber.lane_bit();
+  meeting.arguments[std::size_t(fiber.index % kWarp)] = argument;
+  wait_as(operation, at, nullptr, operation == kNamedBarrier ? int(key[0]) : 0);
+  if (meeting.arrived == meeting.lanes) complete_meeting(warp, index);
+  if ((warp.runnable & fiber.lane_bit()) != 0) {
+    pass();
+  } else {
+    yield();
+  }
+}
+
+void Launch::complete_meeting(Warp& warp, std::size_t index) {
+  Meeting meeting = warp.meetings[index];
+  warp.meetings.erase(warp.meetings.begin() + std::ptrdiff_t(index));
+  if (meeting.lanes != 0 && meeting.complete(warp, meeting)) wake(warp, meeting.lanes);
+}
+
+bool Launch::arrive_at_named_barrier(Warp& warp, int id, int threads, Source at) {
+  NamedBarrier& barrier = named_barriers_[std::size_t(id)];
+  if (barrier.arrived != 0 && barrier.threads != threads) {
+    fail(at, text("comes to named_barrier ", id, " of ", threads, " threads, where others wait for ", barrier.threads));
+  }
+  barrier.threads = threads;
+  barrier.arrived += kWarp;
+  barrier.warps.push_back(&warp);
+  if (id == 0) {
+    complete_block_barrier();
+  } else if (barrier.arrived == threads) {
+    for (Warp* waiting : barrier.warps) wake(*waiting, waiting->alive);
+    barrier = {};
+  }
+  return false;
+}
+
+/// __syncthreads is over when every warp that has not exited is there.
+void Launch::complete_block_barrier() {
+  NamedBarrier& barrier = named_barriers_[0];
+  const auto alive = std::count_if(warps_.begin(), warps_.end(), [](const Warp& warp) { return warp.alive != 0; });
+  if (barrier.warps.empty() || std::ptrdiff_t(barrier.warps.size()) != alive) return;
+  for (Warp* waiting : barrier.warps) wake(*waiting, waiting->alive);
+  barrier = {};
+}
+
+// --- Warpgroup products --------------------------------------------------------------------------------------------
+
+/// The words of b, in [depth][column], as they are in shared memory now.
+std::vector<std::uint32_t> Launch::product_operand(const ProductKey& key) {
+  const auto field = [&](int bit) { return std::uint32_t(key.descriptor >> bit & 0x3fffu) << 4; };
+  const std::uint32_t start = field(0), depth_stride = field(16), column_stride = field(32);
+  std::vector<std::uint32_t> words(std::size_t(kWordsDeep * key.columns));
+  for (int column = 0; column < key.columns; column += 8) {
+    for (int depth = 0; depth < kWordsDeep; depth += 4) {
+      const std::uint32_t core = start + std::uint32_t(column / 8) * column_stride +
+                                 std::uint32_t(depth / 4) * depth_stride;
+      if (core < kSharedBase || core - kSharedBase + 128 > shared_.bytes()) {
+        fail(key.at, text("has the operand of warpgroup_multiply outside shared memory, at byte ",
+                          std::int64_t(core) - kSharedBase));
+      }
+      for (int n = 0; n < 8; ++n) {
+        for (int k = 0; k < 4; ++k) {
+          std::memcpy(&words[std::size_t((depth + k) * key.columns + column + n)],
+                      shared_.data() + (core - kSharedBase) + n * 16 + k * 4, 4);
+        }
+      }
+    }
+  }
+  return words;
+}
+
+void Launch::start_product(Warp& warp, Product product, const std::array<float*, kWarp>& sums) {
+  const ProductKey key = {product.words, product.columns, product.descriptor, product.accumulate, product.at};
+  const std::size_t warpgroup = std::size_t(warp.index / kWarpgroupWarps);
+  if ((warpgroup + 1) * kWarpgroupWarps > warps_.size()) fail(key.at, "is in no complete warpgroup");
+  if (!warp.fenced) fail(key.at, "starts a product before its first warpgroup_fence");
+  constexpr std::uint64_t kUsedBits = 0x3fffu | 0x3fffull << 16 | 0x3fffull << 32;
+  if ((key.descriptor & ~kUsedBits) != 0) fail(key.at, "uses a descriptor with bits that are not emulated");
+  std::vector<ProductKey>& keys = warpgroup_products_[warpgroup];
+  if (warp.products_started == keys.size()) {
+    keys.push_back(key);
+  } else {
+    const ProductKey& other = keys[warp.products_started];
+    if (other.words != key.words || other.columns != key.columns || other.descriptor != key.descriptor ||
+        other.accumulate != key.accumulate) {
+      fail(key.at, text("starts a product that differs from what another warp of its warpgroup started instead at ",
+                        place(other.at)));
+    }
+  }
+  ++warp.products_started;
+  warp.last_product = key.at;
+  warp.last_product_end = warp.group + 1;
+  product.group = warp.group;
+
+  const int count = key.columns / 2;
+  const auto same = [&](const std::shared_ptr<Sums>& other) { return other->of_lane == sums; };
+  const auto found = std::find_if(warp.sums.begin(), warp.sums.end(), same);
+  if (found == warp.sums.end()) {
+    for (const auto& other : warp.sums) {
+      if (sums[0] < other->of_lane[0] + other->count && other->of_lane[0] < sums[0] + count) {
+        fail(key.at, "starts a product whose sums overlap those of one under way");
+      }
+    }
+    if (!late()) {
+      float* of_lane[kWarp];
+      std::copy(sums.begin(), sums.end(), of_lane);
+      multiply(key.words, key.columns, product.a, product_operand(key).data(), key.accumulate, of_lane);
+      return;
+    }
+    product.sums = std::make_shared<Sums>(Sums{sums, count});
+    for (float* of_lane : sums) {
+      product.sums->values.insert(product.sums->values.end(), of_lane, of_lane + count);
+      std::memset(of_lane, kNaN, sizeof(float) * std::size_t(count));
+    }
+    warp.sums.push_back(product.sums);
+  } else {
+    if ((*found)->count != count) fail(key.at, "starts a product of another shape on sums that are under way");
+    product.sums = *found;
+  }
+  product_operand(key);  // checks its addresses
+  ++product.sums->products;
+  warp.products.push_back(std::move(product));
+}
+
+void Launch::finish_product(Warp& warp, const Product& product) {
+  Sums& sums = *product.sums;
+  const std::size_t bytes = sizeof(float) * std::size_t(sums.count);
+  for (const float* of_lane : sums.of_lane) {
+    const auto* const begin = reinterpret_cast<const unsigned char*>(of_lane);
+    if (std::any_of(begin, begin + bytes, [](unsigned char byte) { return byte != kNaN; })) {
+      fail(product.at, "has written sums of this product while it was under way");
+    }
+  }
+  float* values[kWarp];
+  for (int lane = 0; lane < kWarp; ++lane) values[lane] = &sums.values[std::size_t(lane * sums.count)];
+  const ProductKey key = {product.words, product.columns, product.descriptor, product.accumulate, product.at};
+  multiply(key.words, key.columns, product.a, product_operand(key).data(), key.accumulate, values);
+  if (--sums.products != 0) return;
+  for (int lane = 0; lane < kWarp; ++lane) std::memcpy(sums.of_lane[std::size_t(lane)], values[lane], bytes);
+  warp.sums.erase(std::find(warp.sums.begin(), warp.sums.end(), product.sums));
+}
+
+void Launch::wait_for_products(Warp& warp, std::uint64_t pending_groups) {
+  const std::uint64_t end = warp.group < pending_groups ? 0 : warp.group - pending_groups;
+  while (!warp.products.empty() && warp.products.front().group < end) {
+    finish_product(warp, warp.products.front());
+    warp.products.pop_front();
+  }
+  warp.groups_waited_for = std::max(warp.groups_waited_for, end);
+}
+
+// --- Memory faults -------------------------------------------------------------------------------------------------
+
+/// While it lives, a fault in a thread of the kernel ends the launch with an Error.
+class FaultHandler {
+ public:
+  FaultHandler() {
+    stack_t stack = {};
+    stack.ss_sp = stack_;
+    stack.ss_size = sizeof stack_;
+    sigaltstack(&stack, &old_stack_);
+    struct sigaction action = {};
+    action.sa_sigaction = &FaultHandler::handle;
+    // Not blocked while handled: it is left with longjmp. On its own stack: the thread's may have overflowed.
+    action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
+    sigaction(SIGSEGV, &action, &old_segv_);
+    sigaction(SIGBUS, &action, &old_bus_);
+  }
+  ~FaultHandler() {
+    sigaction(SIGSEGV, &old_segv_, nullptr);
+    sigaction(SIGBUS, &old_bus_, nullptr);
+    sigaltstack(&old_stack_, nullptr);
+  }
+  FaultHandler(const FaultHandler&) = delete;
+  FaultHandler& operator=(const FaultHandler&) = delete;
+
+ private:
+  static void handle(int signal, siginfo_t* info, void*) {
+    if (launched != nullptr && launched->in_thread()) launched->fault(info->si_addr);
+    struct sigaction standard = {};
+    standard.sa_handler = SIG_DFL;
+    sigaction(signal, &standard, nullptr);  // the access is repeated, and ends the process
+  }
+
+  static inline unsigned char stack_[64 * 1024];
+  stack_t old_stack_ = {};
+  struct sigaction old_segv_ = {};
+  struct sigaction old_bus_ = {};
+};
+
+/// Makes a launch the one whose threads call the operations.
+class Launched {
+ public:
+  explicit Launched(Launch& launch) { launched = &launch; }
+  ~Launched() { launched = nullptr, position = nullptr; }
+  Launched(const Launched&) = delete;
+  Launched& operator=(const Launched&) = delete;
+};
+
+}  // namespace
+
+// --- What a test calls ---------------------------------------------------------------------------------------------
+
+std::ostream& operator<<(std::ostream& stream, const Options& options) {
+  constexpr const char* kOrders[] = {"round_robin", "random", "starve"};
+  constexpr const char* kCompletions[] = {"early", "late", "random"};
+  return stream << "order " << kOrders[int(options.order)] << ", completion " << kCompletions[int(options.completion)]
+                << ", seed " << options.seed;
+}
+
+std::vector<Options> many_options(int seeds) {
+  std::vector<Options> all = {{Order::round_robin, Completion::early, 0}, {Order::round_robin, Completion::late, 0}};
+  for (int seed = 1; seed <= seeds; ++seed) {
+    for (Order order : {Order::random, Order::starve}) {
+      for (Completion completion : {Completion::early, Completion::late, Completion::random}) {
+        all.push_back({order, completion, std::uint64_t(seed)});
+      }
+    }
+  }
+  return all;
+}
+
+void launch(Extent blocks, Extent threads, std::size_t shared_bytes, const Options& options,
+            const std::function<void()>& kernel) {
+  if (launched != nullptr) throw Error("a launch from within a launch");
+  const std::size_t count = std::size_t(threads.x) * threads.y * threads.z;
+  if (count == 0 || count > kMaxThreads) throw Error(text("a block of ", count, " threads"));
+  if (shared_bytes > kMaxShared) throw Error(text(shared_bytes, " bytes of shared memory"));
+  if (blocks.y > 65535 || blocks.z > 65535 || blocks.x == 0 || blocks.y == 0 || blocks.z == 0) {
+    throw Error(text("a grid of (", blocks.x, ", ", blocks.y, ", ", blocks.z, ") blocks"));
+  }
+  Launch launch(blocks, threads, shared_bytes, options, kernel);
+  const FaultHandler handler;
+  const Launched current(launch);
+  launch.run();
+}
+
+// --- What the kernel calls -----------------------------------------------------------------------------------------
+
+std::uint32_t shared_address(const void* shared, Source at) { return launched->shared_address(shared, at); }
+void pass() { launched->pass(); }
+int lane() { return launched->running().index % kWarp; }
+
+void copy_async(void* shared, const void* global, int bytes, int valid, Source at) {
+  launched->copy_async(
+      {static_cast<unsigned char*>(shared), static_cast<const unsigned char*>(global), bytes, valid, 0}, at);
+  launched->pass();
+}
+
+void copy_async_commit() { ++launched->running().copy_group; }
+
+void copy_async_wait(int pending) {
+  launched->pass();
+  launched->copy_async_wait(launched->running(), std::uint64_t(pending));
+}
+
+void barrier_init(std::uint64_t* barrier, int arrivals, Source at) { launched->barrier_init(barrier, arrivals, at); }
+
+void barrier_arrive(std::uint64_t* barrier, std::uint32_t expected_bytes, Source at) {
+  launched->barrier_arrive(launched->barrier_at(barrier, at), expected_bytes, at);
+}
+
+void barrier_wait(std::uint64_t* barrier, int parity, Source at) {
+  launched->barrier_wait(launched->barrier_at(barrier, at), parity, at);
+}
+
+void bulk_copy(void* shared, const void* global, std::uint32_t bytes, std::uint64_t* barrier, Source at) {
+  launched->bulk_copy(shared, global, bytes, barrier, at);
+}
+
+void named_barrier(int id, int threads, Source at) {
+  if (id == 0) {
+    const auto arrive = [](Warp& warp, Meeting& meeting) {
+      return launched->arrive_at_named_barrier(warp, 0, 0, meeting.at);
+    };
+    launched->meet("__syncthreads", {0, 0}, kAllLanes, true, nullptr, arrive, at);
+    return;
+  }
+  if (id < 0 || id > 15) launched->fail(at, text("uses named_barrier ", id));
+  if (threads <= 0 || threads % kWarp != 0) launched->fail(at, text("uses named_barrier for ", threads, " threads"));
+  const auto arrive = [](Warp& warp, Meeting& meeting) {
+    return launched->arrive_at_named_barrier(warp, int(meeting.key[0]), int(meeting.key[1]), meeting.at);
+  };
+  launched->meet(kNamedBarrier, {std::uint64_t(id), std::uint64_t(threads)}, kAllLanes, true, nullptr, arrive, at);
+}
+
+void synchronize_warp(std::uint32_t mask, Source at) {
+  launched->meet("__syncwarp", {0, 0}, mask, true, nullptr, [](Warp&, Meeting&) { return true; }, at);
+}
+
+std::uint64_t shuffle(std::uint32_t mask, std::uint64_t value, int source_lane, Source at) {
+  struct Exchange {
+    std::uint64_t value;
+    int source_lane;
+    std::uint64_t result;
+  };
+  Exchange own = {value, source_lane, 0};
+  const auto exchange = [](Warp&, Meeting& meeting) {
+    for (std::size_t i = 0; i < kWarp; ++i) {
+      if ((meeting.lanes >> i & 1u) == 0) continue;
+      Exchange& one = *static_cast<Exchange*>(meeting.arguments[i]);
+      if (one.source_lane < 0 || one.source_lane >= kWarp || (meeting.lanes >> one.source_lane & 1u) == 0) {
+        launched->fail(meeting.at, text("shuffles with lane ", one.source_lane, ", which takes no part"));
+      }
+      one.result = static_cast<Exchange*>(meeting.arguments[std::size_t(one.source_lane)])->value;
+    }
+    return true;
+  };
+  launched->meet("a shuffle", {0, 0}, mask, true, &own, exchange, at);
+  return own.result;
+}
+
+void store_16_bytes(void* global, const void* value, Source at) {
+  if (reinterpret_cast<std::uintptr_t>(global) % 16 != 0) launched->fail(at, "stores 16 bytes to a misaligned address");
+  launched->running().at = at;
+  std::memcpy(global, value, 16);
+}
+
+void warp_multiply(Words words, float* sum, const std::uint32_t* a, std::uint32_t b0, std::uint32_t b1, Source at) {
+  struct Operands {
+    float* sum;
+    const std::uint32_t* a;
+    std::uint32_t b[2];
+  };
+  Operands own = {sum, a, {b0, b1}};
+  const auto complete = [](Warp&, Meeting& meeting) {
+    std::uint32_t rows[kWarp][4], b[kWordsDeep * 8];
+    float* sums[kWarp];
+    for (int lane = 0; lane < kWarp; ++lane) {
+      const Operands& operands = *static_cast<Operands*>(meeting.arguments[std::size_t(lane)]);
+      sums[lane] = operands.sum;
+      std::copy(operands.a, operands.a + 4, rows[lane]);
+      for (int i = 0; i < 2; ++i) b[(lane % 4 + 4 * i) * 8 + lane / 4] = operands.b[i];
+    }
+    multiply(Words(meeting.key[0]), 8, rows, b, true, sums);
+    return true;
+  };
+  launched->meet("warp_multiply", {std::uint64_t(words), 0}, kAllLanes, false, &own, complete, at);
+}
+
+std::uint64_t matrix_descriptor(const void* shared, unsigned depth_stride, unsigned column_stride, Source at) {
+  const std::uint32_t address = launched->shared_address(shared, at);
+  if (address % 16 != 0 || depth_stride % 16 != 0 || column_stride % 16 != 0) {
+    launched->fail(at, "describes a matrix that is not aligned to 16 bytes");
+  }
+  if (depth_stride >= 1u << 18 || column_stride >= 1u << 18) launched->fail(at, "describes a matrix with wide strides");
+  return std::uint64_t((address & 0x3ffffu) >> 4) | std::uint64_t(depth_stride >> 4) << 16 |
+         std::uint64_t(column_stride >> 4) << 32;
+}
+
+void warpgroup_fence(Source at) {
+  const auto complete = [](Warp& warp, Meeting&) { return warp.fenced = true; };
+  launched->meet("warpgroup_fence", {0, 0}, kAllLanes, false, nullptr, complete, at);
+}
+
+void warpgroup_commit(Source at) {
+  const auto complete = [](Warp& warp, Meeting&) {
+    ++warp.group;
+    return true;
+  };
+  launched->meet("warpgroup_commit", {0, 0}, kAllLanes, false, nullptr, complete, at);
+}
+
+void warpgroup_wait(int pending, Source at) {
+  const auto complete = [](Warp& warp, Meeting& meeting) {
+    launched->wait_for_products(warp, meeting.key[0]);
+    return true;
+  };
+  launched->meet("warpgroup_wait", {std::uint64_t(pending), 0}, kAllLanes, false, nullptr, complete, at);
+}
+
+void warpgroup_multiply(Words words, float* sum, int columns, const std::uint32_t* a, std::uint64_t b, bool accumulate,
+                        Source at) {
+  struct Operands {
+    float* sum;
+    const std::uint32_t* a;
+    int columns;
+    bool accumulate;
+    Words words;
+  };
+  Operands own = {sum, a, columns, accumulate, words};
+  const auto complete = [](Warp& warp, Meeting& meeting) {
+    const Operands& first = *static_cast<Operands*>(meeting.arguments[0]);
+    Product product = {first.words, first.columns, {}, meeting.key[0], first.accumulate, nullptr, 0, meeting.at};
+    std::array<float*, kWarp> sums;
+    for (std::size_t i = 0; i < kWarp; ++i) {
+      const Operands& operands = *static_cast<Operands*>(meeting.arguments[i]);
+      sums[i] = operands.sum;
+      std::copy(operands.a, operands.a + 4, product.a[i]);
+    }
+    launched->start_product(warp, std::move(product), sums);
+    return true;
+  };
+  const std::uint64_t shape = std::uint64_t(columns) << 8 | std::uint64_t(words) << 1 | std::uint64_t(accumulate);
+  launched->meet("warpgroup_multiply", {b, shape}, kAllLanes, false, &own, complete, at);
+}
+
+}  // namespace convt_gemm::emulator

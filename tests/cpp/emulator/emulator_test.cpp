@@ -1,0 +1,764 @@
+// The emulator itself: what the instructions do, and that it finds what kernels may not do.
+#include "emulator/emulator.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <numeric>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "implicit/gpu_ops.cuh"
+#include "support/values.h"
+#include "util/half_types.h"
+
+namespace convt_gemm::testing {
+namespace {
+
+using emulator::Completion;
+using emulator::GlobalArray;
+using emulator::launch;
+using emulator::Options;
+using emulator::Order;
+
+const Options kEarly = {Order::round_robin, Completion::early, 0};
+const Options kLate = {Order::round_robin, Completion::late, 0};
+
+/// What launch() complains about, or "" if it does not.
+template <class Kernel>
+std::string complaint(unsigned threads, std::size_t shared_bytes, const Options& options, Kernel kernel) {
+  try {
+    launch({1}, {threads}, shared_bytes, options, kernel);
+  } catch (const emulator::Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+::testing::AssertionResult contains(const std::string& text, const std::string& part) {
+  if (text.find(part) != std::string::npos) return ::testing::AssertionSuccess();
+  return ::testing::AssertionFailure() << "no \"" << part << "\" in \"" << text << '"';
+}
+
+/// Under each of many options, as a trace too.
+template <class Body>
+void under_many_options(Body body) {
+  for (const Options& options : emulator::many_options(3)) {
+    std::ostringstream name;
+    name << options;
+    SCOPED_TRACE(name.str());
+    body(options);
+  }
+}
+
+/// The array of T that starts at this byte of shared memory.
+template <class T>
+T* shared_at(std::size_t byte) {
+  return reinterpret_cast<T*>(gpu::dynamic_shared() + byte);
+}
+
+// --- Threads -------------------------------------------------------------------------------------------------------
+
+TEST(Emulator, GivesEachThreadItsPlace) {
+  under_many_options([](const Options& options) {
+    GlobalArray<int> seen(2 * 3 * 2 * 8 * 5 * 2);
+    std::fill(seen.begin(), seen.end(), 0);
+    launch({2, 3, 2}, {8, 5, 2}, 0, options, [&] {
+      const unsigned block = (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
+      const unsigned thread = (threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x;
+      ++seen[block * 80 + thread];
+    });
+    for (int count : seen) EXPECT_EQ(count, 1);
+  });
+}
+
+TEST(Emulator, SynchronizesABlock) {
+  under_many_options([](const Options& options) {
+    GlobalArray<unsigned> reversed(3 * 96);
+    launch({3}, {96}, 96 * 4, options, [&] {
+      unsigned* const values = shared_at<unsigned>(0);
+      values[threadIdx.x] = threadIdx.x + blockIdx.x;
+      __syncthreads();
+      reversed[blockIdx.x * 96 + threadIdx.x] = values[95 - threadIdx.x];
+    });
+    for (unsigned i = 0; i < 3 * 96; ++i) EXPECT_EQ(reversed[i], 95 - i % 96 + i / 96);
+  });
+}
+
+TEST(Emulator, AMissingSynchronizationShows) {
+  const auto finds = [](const Options& options) {
+    GlobalArray<unsigned> neighbours(96);
+    launch({1}, {96}, 96 * 4, options, [&] {
+      unsigned* const values = shared_at<unsigned>(0);
+      values[threadIdx.x] = threadIdx.x;
+      neighbours[threadIdx.x] = values[(threadIdx.x + 1) % 96];
+    });
+    for (unsigned i = 0; i < 96; ++i) {
+      if (neighbours[i] != (i + 1) % 96) return true;
+    }
+    return false;
+  };
+  under_many_options([&](const Options& options) { EXPECT_TRUE(finds(options)); });
+}
+
+TEST(Emulator, ExitedThreadsAreNotWaitedForByTheBlock) {
+  under_many_options([](const Options& options) {
+    int last = 0;
+    launch({1}, {128}, 0, options, [&] {
+      if (threadIdx.x >= 40) return;
+      __syncthreads();
+      __syncwarp();
+      __syncthreads();
+      last = 1;
+    });
+    EXPECT_EQ(last, 1);
+  });
+}
+
+TEST(Emulator, FindsWarpsThatWaitForEver) {
+  under_many_options([](const Options& options) {
+    const std::string message = complaint(96, 0, options, [] {
+      if (threadIdx.x / 32 == 1) {
+        gpu::named_barrier(3, 64);
+      } else {
+        __syncthreads();
+      }
+    });
+    EXPECT_TRUE(contains(message, "no thread of block (0, 0, 0) can go on"));
+    EXPECT_TRUE(contains(message, "threads 0 to 31 wait in __syncthreads"));
+    EXPECT_TRUE(contains(message, "threads 32 to 63 wait in named_barrier 3"));
+    EXPECT_TRUE(contains(message, "emulator_test.cpp:"));
+  });
+}
+
+TEST(Emulator, FindsLanesThatPartAtABarrier) {
+  under_many_options([](const Options& options) {
+    EXPECT_TRUE(contains(complaint(32, 0, options,
+                                   [] {
+                                     if (threadIdx.x < 7) {
+                                       __syncthreads();
+                                     } else {
+                                       __syncwarp();
+                                     }
+                                   }),
+                         "while other lanes of its warp are at"));
+  });
+}
+
+TEST(Emulator, NamedBarriersSeparateGroups) {
+  under_many_options([](const Options& options) {
+    GlobalArray<unsigned> sums(8);
+    std::fill(sums.begin(), sums.end(), 0u);
+    launch({1}, {256}, 256 * 4, options, [&] {
+      unsigned* const values = shared_at<unsigned>(0);
+      const unsigned group = threadIdx.x / 128;
+      for (unsigned turn = 0; turn < 4; ++turn) {
+        values[threadIdx.x] = threadIdx.x * (turn + 1);
+        gpu::named_barrier(1 + int(group), 128);
+        if (threadIdx.x % 128 == 0) {
+          for (unsigned i = 0; i < 128; ++i) sums[group * 4 + turn] += values[group * 128 + i];
+        }
+        gpu::named_barrier(1 + int(group), 128);
+        if (group == 1 && turn == 1) break;
+      }
+    });
+    for (unsigned i = 0; i < 8; ++i) {
+      const unsigned once = i / 4 == 0 ? 127 * 64 : 127 * 64 + 128 * 128;
+      EXPECT_EQ(sums[i], i < 6 ? once * (i % 4 + 1) : 0u);
+    }
+  });
+}
+
+TEST(Emulator, FindsNamedBarriersOfDifferentSizes) {
+  EXPECT_TRUE(contains(complaint(96, 0, kEarly, [] { gpu::named_barrier(1, threadIdx.x < 32 ? 64 : 96); }),
+                       "where others wait for 64"));
+  EXPECT_TRUE(contains(complaint(96, 0, kEarly, [] { gpu::named_barrier(16, 96); }), "named_barrier 16"));
+  EXPECT_TRUE(contains(complaint(96, 0, kEarly, [] { gpu::named_barrier(1, 48); }), "for 48 threads"));
+}
+
+TEST(Emulator, Shuffles) {
+  under_many_options([](const Options& options) {
+    GlobalArray<double> sums(64), from(64), halves(64);
+    launch({1}, {64}, 0, options, [&] {
+      const unsigned i = threadIdx.x;
+      double sum = i;
+      for (int distance = 16; distance > 0; distance /= 2) sum += __shfl_xor_sync(~0u, sum, distance);
+      sums[i] = sum;
+      from[i] = __shfl_sync(~0u, double(i), int(i) + 1, 8);
+      halves[i] = i % 32 < 16 ? __shfl_sync(0xffffu, double(i), 3) : __shfl_sync(0xffff0000u, double(i), 20);
+    });
+    for (unsigned i = 0; i < 64; ++i) {
+      EXPECT_EQ(sums[i], i < 32 ? 496 : 496 + 32 * 32);
+      EXPECT_EQ(from[i], i / 8 * 8 + (i + 1) % 8);
+      EXPECT_EQ(halves[i], i / 32 * 32 + (i % 32 < 16 ? 3 : 20));
+    }
+  });
+  EXPECT_TRUE(contains(complaint(32, 0, kEarly, [] { if (threadIdx.x < 8) __shfl_sync(0xffu, 1, 9); }),
+                       "shuffles with lane 9"));
+}
+
+TEST(Emulator, PassesOnWhatAKernelThrows) {
+  EXPECT_THROW(launch({1}, {64}, 0, kEarly, [] { if (threadIdx.x == 33) throw std::out_of_range("33"); }),
+               std::out_of_range);
+  EXPECT_EQ(complaint(64, 0, kEarly, [] {}), "");  // and can launch again
+}
+
+// --- Guarded memory ------------------------------------------------------------------------------------------------
+
+TEST(Emulator, FindsAccessesOutsideArrays) {
+  GlobalArray<float> array(1000);  // a multiple of 16 bytes: the inaccessible page is next
+  volatile float* const data = array.data();
+  EXPECT_EQ(complaint(32, 0, kEarly, [&] { data[threadIdx.x + 968] = 1; }), "");
+  const std::string message = complaint(33, 0, kEarly, [&] { data[threadIdx.x + 968] = 1; });
+  EXPECT_TRUE(contains(message, "thread 32 of block (0, 0, 0) read or wrote 0 bytes past the end of an array of 4000"));
+  EXPECT_TRUE(contains(complaint(1, 0, kEarly, [&] { (void)data[-1000]; }), "4000 bytes before an array"));
+  EXPECT_TRUE(contains(complaint(1, 0, kEarly, [&] { (void)data[100000000]; }), "read or wrote no array"));
+  GlobalArray<char> odd(13);
+  volatile char* const letters = odd.data();
+  EXPECT_TRUE(contains(complaint(1, 0, kEarly, [&] { letters[14] = 1; }), "was written: 1 bytes past the end"));
+}
+
+TEST(Emulator, FindsAccessesOutsideSharedMemory) {
+  EXPECT_EQ(complaint(32, 1024, kEarly, [] { shared_at<float>(0)[threadIdx.x + 224] = 1; }), "");
+  EXPECT_TRUE(contains(complaint(32, 1024, kEarly, [] { shared_at<float>(0)[threadIdx.x + 225] = 1; }),
+                       "thread 31 of block (0, 0, 0) read or wrote 0 bytes past the end of an array of 1024"));
+  EXPECT_TRUE(contains(complaint(32, 1000, kEarly, [] { shared_at<float>(0)[threadIdx.x + 219] = 1; }),
+                       "was written: 0 bytes past the end of an array of 1000"));
+}
+
+// NOLINTNEXTLINE(misc-no-recursion)
+int deep(volatile int* stack, int depth) {
+  volatile int frame[256] = {depth};
+  return depth == 0 ? stack[0] : deep(frame, depth - 1) + frame[0];
+}
+
+TEST(Emulator, FindsAStackThatOverflows) {
+  volatile int start[1] = {0};
+  EXPECT_TRUE(contains(complaint(2, 0, kEarly, [&] { deep(start, 100000); }), "the emulator's stack of the thread"));
+}
+
+TEST(Emulator, FillsSharedMemoryWithNaNForEachBlock) {
+  launch({2}, {32}, 128, kEarly, [] {
+    float& value = shared_at<float>(0)[threadIdx.x];
+    EXPECT_TRUE(std::isnan(value));
+    value = 1;
+  });
+}
+
+// --- cp.async ------------------------------------------------------------------------------------------------------
+
+TEST(Emulator, CopiesAsynchronously) {
+  under_many_options([](const Options& options) {
+    GlobalArray<float> from(64 * 4), to(64 * 4), words(64);
+    std::iota(from.begin(), from.end(), 1.0f);
+    launch({1}, {64}, 64 * 20, options, [&] {
+      const unsigned i = threadIdx.x;
+      float* const vectors = shared_at<float>(0);
+      float* const singles = shared_at<float>(64 * 16);
+      gpu::copy_async<16>(vectors + 4 * i, from.data() + 4 * i, int(i % 5) * 4);
+      gpu::copy_async_commit();
+      gpu::copy_async<4>(singles + i, from.data() + i, i % 2 == 0 ? 4 : 0);
+      gpu::copy_async_commit();
+      gpu::copy_async_wait<1>();
+      __syncthreads();
+      for (unsigned j = 0; j < 4; ++j) to[4 * i + j] = vectors[(4 * i + j + 4) % 256];
+      gpu::copy_async_wait<0>();
+      __syncthreads();
+      words[i] = singles[63 - i];
+    });
+    for (unsigned i = 0; i < 256; ++i) {
+      const unsigned source = (i + 4) % 256, thread = source / 4;
+      EXPECT_EQ(to[i], source % 4 < thread % 5 ? float(source + 1) : 0.0f);
+    }
+    for (unsigned i = 0; i < 64; ++i) EXPECT_EQ(words[i], (63 - i) % 2 == 0 ? float(64 - i) : 0.0f);
+  });
+}
+
+/// Whether values copied with copy_async are right if the thread waits for all but kPending of its two groups.
+template <int kPending>
+bool right_after_waiting(const Options& options, bool commit) {
+  GlobalArray<float> from(64), to(64);
+  std::iota(from.begin(), from.end(), 1.0f);
+  launch({1}, {32}, 64 * 4, options, [&] {
+    float* const values = shared_at<float>(0);
+    for (unsigned i = threadIdx.x; i < 64; i += 32) {
+      gpu::copy_async<4>(values + i, from.data() + i, 4);
+      if (commit) gpu::copy_async_commit();
+    }
+    gpu::copy_async_wait<kPending>();
+    for (unsigned i = threadIdx.x; i < 64; i += 32) to[i] = values[i];
+  });
+  return std::equal(to.begin(), to.end(), from.begin());
+}
+
+TEST(Emulator, LateCopiesShowAMissingWait) {
+  EXPECT_TRUE(right_after_waiting<0>(kEarly, true));
+  EXPECT_TRUE(right_after_waiting<0>(kLate, true));
+  EXPECT_TRUE(right_after_waiting<1>(kEarly, true));
+  EXPECT_FALSE(right_after_waiting<1>(kLate, true));
+  EXPECT_FALSE(right_after_waiting<0>(kLate, false));
+  EXPECT_FALSE(right_after_waiting<1>({Order::round_robin, Completion::random, 1}, true));
+}
+
+TEST(Emulator, ChecksAsynchronousCopies) {
+  GlobalArray<float> from(64);
+  const auto copy = [&](std::size_t to, std::size_t first, int valid) {
+    return complaint(1, 64, kLate,
+                     [&] { gpu::copy_async<16>(gpu::dynamic_shared() + to, from.data() + first, valid); });
+  };
+  EXPECT_EQ(copy(48, 60, 16), "");
+  EXPECT_TRUE(contains(copy(8, 0, 16), "copy_async at shared byte 8 is misaligned"));
+  EXPECT_TRUE(contains(copy(64, 0, 16), "not inside the block's 64 bytes of shared memory"));
+  EXPECT_TRUE(contains(copy(0, 1, 16), "misaligned global address"));
+  EXPECT_TRUE(contains(copy(0, 0, 17), "17 bytes"));
+  EXPECT_TRUE(contains(copy(0, 64, 4), "past the end of an array"));
+  EXPECT_EQ(copy(0, 64, 0), "");  // nothing is read
+}
+
+// --- mbarriers and bulk copies -------------------------------------------------------------------------------------
+
+TEST(Emulator, BarrierPhases) {
+  under_many_options([](const Options& options) {
+    GlobalArray<int> seen(5 * 32);
+    launch({1}, {96}, 16 + 4, options, [&] {
+      auto* const barriers = shared_at<std::uint64_t>(0);
+      int* const value = shared_at<int>(16);
+      if (threadIdx.x == 0) {
+        gpu::barrier_init(barriers, 1);
+        gpu::barrier_init(barriers + 1, 32);
+        gpu::barrier_init_fence();
+      }
+      __syncthreads();
+      for (int i = 0; i < 5; ++i) {
+        if (threadIdx.x == 64) {
+          gpu::barrier_wait(barriers + 1, i % 2 == 0 ? 1 : 0);  // returns at once the first time
+          *value = i * i;
+          gpu::barrier_arrive(barriers);
+        } else if (threadIdx.x < 32) {
+          gpu::barrier_wait(barriers, i % 2);
+          seen[unsigned(i) * 32 + threadIdx.x] = *value;
+          gpu::barrier_arrive(barriers + 1);
+        }
+      }
+    });
+    for (int i = 0; i < 5 * 32; ++i) EXPECT_EQ(seen[std::size_t(i)], (i / 32) * (i / 32));
+  });
+}
+
+/// Runs the kernel of 64 threads with a barrier of so many arrivals.
+template <class Kernel>
+std::string barrier_complaint(int arrivals, const Options& options, Kernel kernel) {
+  return complaint(64, 1024, options, [&] {
+    auto* const barrier = shared_at<std::uint64_t>(0);
+    if (threadIdx.x == 0) gpu::barrier_init(barrier, arrivals);
+    __syncthreads();
+    kernel(barrier);
+  });
+}
+
+TEST(Emulator, FindsMisuseOfBarriers) {
+  under_many_options([](const Options& options) {
+    EXPECT_TRUE(contains(barrier_complaint(3, options,
+                                           [](std::uint64_t* barrier) {
+                                             if (threadIdx.x < 2) gpu::barrier_arrive(barrier);
+                                             gpu::barrier_wait(barrier, 0);
+                                           }),
+                         "threads 0 to 63 wait in barrier_wait for parity 0 of the barrier at shared byte 0, which is "
+                         "in phase 0 and needs 1 arrivals and 0 bytes"));
+    EXPECT_TRUE(contains(barrier_complaint(1, options,
+                                           [](std::uint64_t* barrier) {
+                                             if (threadIdx.x == 0) gpu::barrier_arrive_expect(barrier, 16);
+                                             __syncthreads();
+                                             if (threadIdx.x == 0) gpu::barrier_arrive(barrier);
+                                           }),
+                         "has had its 1 arrivals"));
+    EXPECT_TRUE(contains(barrier_complaint(1, options,
+                                           [](std::uint64_t* barrier) {
+                                             if (threadIdx.x == 0) *barrier = 0;
+                                             __syncthreads();
+                                             gpu::barrier_wait(barrier, 1);
+                                           }),
+                         "has not been initialised, or has been overwritten"));
+    EXPECT_TRUE(contains(barrier_complaint(1, options,
+                                           [](std::uint64_t* barrier) {
+                                             if (threadIdx.x == 0) gpu::barrier_arrive_expect(barrier, 48);
+                                           }),
+                         "still needed 48 bytes"));
+  });
+}
+
+TEST(Emulator, FindsABarrierThatRunsAheadOfAWaitingThread) {
+  const auto kernel = [](std::uint64_t* barrier) {
+    if (threadIdx.x == 40) gpu::barrier_wait(barrier, 0);
+    if (threadIdx.x == 41) {
+      gpu::barrier_arrive(barrier);
+      gpu::barrier_arrive(barrier);
+    }
+  };
+  const std::string message = barrier_complaint(1, kEarly, kernel);
+  EXPECT_TRUE(contains(message, "thread 41 of block (0, 0, 0) ends phase 1 of the barrier for which thread 40"));
+}
+
+TEST(Emulator, BulkCopiesCountOnTheirBarrier) {
+  under_many_options([](const Options& options) {
+    constexpr unsigned kStages = 2, kTiles = 7, kFloats = 128;
+    GlobalArray<float> from(kTiles * kFloats), to(kTiles * kFloats);
+    std::iota(from.begin(), from.end(), 1.0f);
+    launch({1}, {kFloats + 32}, 64 + kStages * kFloats * 4, options, [&] {
+      auto* const full = shared_at<std::uint64_t>(0);
+      auto* const empty = full + kStages;
+      float* const stages = shared_at<float>(64);
+      if (threadIdx.x == 0) {
+        for (unsigned i = 0; i < kStages; ++i) {
+          gpu::barrier_init(full + i, 1);
+          gpu::barrier_init(empty + i, kFloats);
+        }
+        gpu::barrier_init_fence();
+      }
+      __syncthreads();
+      for (unsigned tile = 0; tile < kTiles; ++tile) {
+        const unsigned stage = tile % kStages;
+        const int parity = int(tile / kStages % 2);
+        float* const values = stages + stage * kFloats;
+        if (threadIdx.x == kFloats) {
+          gpu::barrier_wait(empty + stage, parity ^ 1);
+          gpu::barrier_arrive_expect(full + stage, kFloats * 4);
+          for (unsigned half = 0; half < 2; ++half) {
+            gpu::bulk_copy(values + half * 64, from.data() + tile * kFloats + half * 64, 256, full + stage);
+          }
+        } else if (threadIdx.x < kFloats) {
+          gpu::barrier_wait(full + stage, parity);
+          to[tile * kFloats + threadIdx.x] = values[kFloats - 1 - threadIdx.x];
+          gpu::barrier_arrive(empty + stage);
+        }
+      }
+    });
+    for (unsigned i = 0; i < to.size(); ++i) {
+      EXPECT_EQ(to[i], from[i / kFloats * kFloats + kFloats - 1 - i % kFloats]);
+    }
+  });
+}
+
+TEST(Emulator, ChecksBulkCopies) {
+  GlobalArray<float> from(64);
+  const auto copy = [&](std::size_t to, std::size_t first, unsigned bytes, unsigned expected) {
+    return barrier_complaint(1, kEarly, [&](std::uint64_t* barrier) {
+      if (threadIdx.x == 0) {
+        gpu::bulk_copy(gpu::dynamic_shared() + to, from.data() + first, bytes, barrier);
+        gpu::barrier_arrive_expect(barrier, expected);
+      }
+      gpu::barrier_wait(barrier, 0);
+    });
+  };
+  EXPECT_EQ(copy(16, 0, 256, 256), "");
+  EXPECT_TRUE(contains(copy(16, 0, 256, 240), "needs 0 arrivals and -16 bytes"));
+  EXPECT_TRUE(contains(copy(16, 0, 24, 24), "asks bulk_copy for 24 bytes"));
+  EXPECT_TRUE(contains(copy(24, 0, 16, 16), "misaligned"));
+  EXPECT_TRUE(contains(copy(16, 1, 16, 16), "misaligned global address"));
+  EXPECT_TRUE(contains(copy(1008, 0, 32, 32), "not inside"));
+  EXPECT_TRUE(contains(copy(16, 60, 32, 32), "past the end of an array"));
+}
+
+TEST(Emulator, LateBulkCopiesShowAMissingWait) {
+  GlobalArray<float> from(4);
+  std::fill(from.begin(), from.end(), 1.0f);
+  float seen = 0;
+  const auto read_too_early = [&](std::uint64_t* barrier) {
+    if (threadIdx.x != 0) return;
+    gpu::barrier_arrive_expect(barrier, 16);
+    gpu::bulk_copy(gpu::dynamic_shared() + 16, from.data(), 16, barrier);
+    seen = *shared_at<float>(16);
+    gpu::barrier_wait(barrier, 0);
+  };
+  EXPECT_EQ(barrier_complaint(1, kEarly, read_too_early), "");
+  EXPECT_EQ(seen, 1.0f);
+  EXPECT_EQ(barrier_complaint(1, kLate, read_too_early), "");
+  EXPECT_TRUE(std::isnan(seen));
+}
+
+// --- Values --------------------------------------------------------------------------------------------------------
+
+TEST(Emulator, RoundsToTf32) {
+  const auto rounded = [](std::uint32_t bits) { return gpu::round_tf32(__uint_as_float(bits)); };
+  EXPECT_EQ(rounded(0x3f800fffu), 0x3f800000u);
+  EXPECT_EQ(rounded(0x3f801000u), 0x3f802000u);  // ties away from zero
+  EXPECT_EQ(rounded(0xbf801000u), 0xbf802000u);
+  EXPECT_EQ(rounded(0x7f7fffffu), 0x7f800000u);
+  EXPECT_EQ(rounded(0xff800000u), 0xff800000u);
+  EXPECT_TRUE(std::isnan(__uint_as_float(rounded(0x7f800001u))));
+}
+
+TEST(Emulator, RoundsToSixteenBits) {
+  EXPECT_EQ(gpu::from_float<BFloat16>(1.00390625f).bits, 0x3f80u);  // ties to even
+  EXPECT_EQ(gpu::from_float<Float16>(-65520.0f).bits, 0xfc00u);
+  EXPECT_EQ(gpu::to_float(gpu::from_float<Float16>(1.5f)) + gpu::to_float(gpu::from_float<BFloat16>(2.5f)), 4.0f);
+}
+
+TEST(Emulator, PermutesBytes) {
+  EXPECT_EQ(__byte_perm(0x33221100u, 0x77665544u, 0x7520u), 0x77552200u);
+  EXPECT_EQ(__byte_perm(0x80000000u, 0x7fu, 0x3b0cu), 0x80ff0000u);
+}
+
+TEST(Emulator, ChecksStores) {
+  GlobalArray<float> to(8);
+  EXPECT_EQ(complaint(1, 0, kEarly, [&] { gpu::store_16_bytes(to.data() + 4, make_uint4(1, 2, 3, 4)); }), "");
+  EXPECT_EQ(__float_as_uint(to[6]), 3u);
+  EXPECT_TRUE(contains(
+      complaint(1, 0, kEarly, [&] { gpu::store_16_bytes(to.data() + 1, make_uint4(1, 2, 3, 4)); }), "misaligned"));
+  EXPECT_TRUE(contains(
+      complaint(1, 0, kEarly, [&] { gpu::store_16_bytes(to.data() + 8, make_uint4(1, 2, 3, 4)); }), "past the end"));
+}
+
+// --- Products ------------------------------------------------------------------------------------------------------
+
+/// A matrix of small integers, as numbers and as words of kWords along its depth.
+template <gpu::Words kWords>
+struct Matrix {
+  static constexpr int kPerWord = kWords == gpu::Words::tf32 ? 1 : 2;
+
+  Matrix(int vectors_, int words_, std::uint64_t seed)
+      : vectors(vectors_), words(words_), values(integers(vectors_ * words_ * kPerWord, seed, 8)) {}
+
+  double value(int vector, int depth) const { return values[std::size_t(vector * words * kPerWord + depth)]; }
+  std::uint32_t word(int vector, int word) const {
+    const auto at = [&](int i) { return float(value(vector, word * kPerWord + i)); };
+    if constexpr (kWords == gpu::Words::tf32) return __float_as_uint(at(0)) | 0x1fffu;  // bits that do not count
+    using Half = std::conditional_t<kWords == gpu::Words::bfloat16, BFloat16, Float16>;
+    return Rounding<Half>::from(at(0)).bits | std::uint32_t(Rounding<Half>::from(at(kPerWord - 1)).bits) << 16;
+  }
+  double product(int vector, const Matrix& other, int other_vector) const {
+    double sum = 0;
+    for (int k = 0; k < words * kPerWord; ++k) sum += value(vector, k) * other.value(other_vector, k);
+    return sum;
+  }
+
+  int vectors;
+  int words;
+  std::vector<double> values;
+};
+
+template <gpu::Words kWords>
+void check_warp_multiply() {
+  const Matrix<kWords> a(16, 8, 1), b(8, 8, 2);
+  under_many_options([&](const Options& options) {
+    GlobalArray<float> sums(16 * 8);
+    launch({1}, {32}, 0, options, [&] {
+      const int g = int(threadIdx.x) / 4, t = int(threadIdx.x) % 4;
+      float sum[4] = {1, 2, 3, 4};
+      const std::uint32_t words[4] = {a.word(g, t), a.word(g + 8, t), a.word(g, t + 4), a.word(g + 8, t + 4)};
+      gpu::warp_multiply<kWords>(sum, words, b.word(g, t), b.word(g, t + 4));
+      for (int i = 0; i < 4; ++i) sums[std::size_t((g + i / 2 * 8) * 8 + 2 * t + i % 2)] = sum[i];
+    });
+    for (int row = 0; row < 16; ++row) {
+      for (int column = 0; column < 8; ++column) {
+        EXPECT_EQ(sums[std::size_t(row * 8 + column)],
+                  a.product(row, b, column) + 1 + column % 2 + (row >= 8 ? 2 : 0));
+      }
+    }
+  });
+}
+
+TEST(Emulator, MultipliesInAWarp) {
+  check_warp_multiply<gpu::Words::tf32>();
+  check_warp_multiply<gpu::Words::bfloat16>();
+  check_warp_multiply<gpu::Words::float16>();
+}
+
+/// 64 kGroups rows, kColumns columns, 24 words of depth; b in two layouts of core matrices.
+template <gpu::Words kWords, int kColumns, int kGroups>
+void multiply_in_warpgroups(const Options& options, bool columns_first, GlobalArray<float>& out) {
+  constexpr int kSteps = 3, kWordsDeep = 8 * kSteps;
+  const Matrix<kWords> a(64 * kGroups, kWordsDeep, 1), b(kColumns, kWordsDeep, 2);
+  const unsigned depth_stride = columns_first ? 128 * (kColumns / 8) : 128;
+  const unsigned column_stride = columns_first ? 128 : 128 * (kWordsDeep / 4);
+  launch({1}, {128 * kGroups}, kColumns * kWordsDeep * 4, options, [&] {
+    for (int i = int(threadIdx.x); i < kColumns * kWordsDeep; i += 128 * kGroups) {
+      const int column = i / kWordsDeep, word = i % kWordsDeep;
+      *shared_at<std::uint32_t>(unsigned(column / 8) * column_stride + unsigned(word / 4) * depth_stride +
+                                unsigned(column % 8 * 16 + word % 4 * 4)) = b.word(column, word);
+    }
+    gpu::fence_async_proxy();
+    __syncthreads();
+    const int lane = int(threadIdx.x) % 32, g = lane / 4, t = lane % 4, row = int(threadIdx.x) / 32 * 16 + g;
+    float sum[kColumns / 2];
+    gpu::warpgroup_fence();
+    for (int step = 0; step < kSteps; ++step) {
+      const int word = 8 * step + t;
+      const std::uint32_t words[4] = {a.word(row, word), a.word(row + 8, word), a.word(row, word + 4),
+                                      a.word(row + 8, word + 4)};
+      const unsigned char* const start = gpu::dynamic_shared() + unsigned(2 * step) * depth_stride;
+      gpu::warpgroup_multiply<kWords>(sum, words, gpu::matrix_descriptor(start, depth_stride, column_stride), step > 0);
+      gpu::warpgroup_commit();
+      if (step == 1) gpu::warpgroup_wait<1>();
+    }
+    gpu::warpgroup_wait<0>();
+    gpu::warpgroup_settle(sum);
+    for (int i = 0; i < kColumns / 2; ++i) {
+      out[std::size_t((row + i % 4 / 2 * 8) * kColumns + i / 4 * 8 + 2 * t + i % 2)] = sum[i];
+    }
+  });
+  for (int row = 0; row < 64 * kGroups; ++row) {
+    for (int column = 0; column < kColumns; ++column) {
+      ASSERT_EQ(out[std::size_t(row * kColumns + column)], a.product(row, b, column)) << row << ", " << column;
+    }
+  }
+}
+
+template <int kColumns, int kGroups>
+void check_warpgroup_multiply() {
+  under_many_options([](const Options& options) {
+    for (bool columns_first : {false, true}) {
+      GlobalArray<float> out(64 * kGroups * kColumns);
+      multiply_in_warpgroups<gpu::Words::tf32, kColumns, kGroups>(options, columns_first, out);
+      multiply_in_warpgroups<gpu::Words::bfloat16, kColumns, kGroups>(options, columns_first, out);
+      multiply_in_warpgroups<gpu::Words::float16, kColumns, kGroups>(options, columns_first, out);
+    }
+  });
+}
+
+TEST(Emulator, MultipliesInAWarpgroup) {
+  check_warpgroup_multiply<8, 1>();
+  check_warpgroup_multiply<16, 2>();
+  check_warpgroup_multiply<96, 1>();
+  check_warpgroup_multiply<256, 1>();
+}
+
+/// Multiplies ones by ones, waits for all but kPending of two groups and adds what it sees.
+template <int kPending>
+float seen_after_waiting(const Options& options) {
+  float seen = 0;
+  launch({1}, {128}, 256, options, [&] {
+    shared_at<float>(0)[threadIdx.x % 64] = 1;
+    __syncthreads();
+    const std::uint32_t one = __float_as_uint(1.0f), a[4] = {one, one, one, one};
+    float sum[4], other[4];
+    gpu::warpgroup_fence();
+    const std::uint64_t b = gpu::matrix_descriptor(gpu::dynamic_shared(), 128, 256);
+    gpu::warpgroup_multiply<gpu::Words::tf32>(other, a, b, false);
+    gpu::warpgroup_commit();
+    gpu::warpgroup_multiply<gpu::Words::tf32>(sum, a, b, false);
+    gpu::warpgroup_commit();
+    gpu::warpgroup_wait<kPending>();
+    if (threadIdx.x == 77) seen = sum[2] + other[3];
+    gpu::warpgroup_wait<0>();
+  });
+  return seen;
+}
+
+TEST(Emulator, LateProductsShowAMissingWait) {
+  EXPECT_EQ(seen_after_waiting<0>(kLate), 16.0f);
+  EXPECT_EQ(seen_after_waiting<1>(kEarly), 16.0f);
+  EXPECT_TRUE(std::isnan(seen_after_waiting<1>(kLate)));
+}
+
+TEST(Emulator, LateProductsShowAnOperandOverwrittenTooEarly) {
+  const auto product = [](const Options& options) {
+    float seen = 0;
+    launch({1}, {128}, 256, options, [&] {
+      float& value = shared_at<float>(0)[threadIdx.x % 64];
+      value = 1;
+      __syncthreads();
+      const std::uint32_t one = __float_as_uint(1.0f), a[4] = {one, one, one, one};
+      float sum[4];
+      gpu::warpgroup_fence();
+      gpu::warpgroup_multiply<gpu::Words::tf32>(sum, a, gpu::matrix_descriptor(gpu::dynamic_shared(), 128, 256), false);
+      gpu::warpgroup_commit();
+      __syncthreads();
+      value = 2;
+      gpu::warpgroup_wait<0>();
+      if (threadIdx.x == 77) seen = sum[2];
+    });
+    return seen;
+  };
+  EXPECT_EQ(product(kEarly), 8.0f);
+  EXPECT_NE(product(kLate), 8.0f);
+}
+
+/// What is wrong with a block of 128 threads that does `between` while a product is under way.
+template <class Between>
+std::string complaint_while_under_way(const Options& options, Between between) {
+  return complaint(128, 512, options, [&] {
+    const std::uint32_t a[4] = {};
+    float sum[8] = {};
+    gpu::warpgroup_fence();
+    gpu::warpgroup_multiply<gpu::Words::tf32>(sum, a, gpu::matrix_descriptor(gpu::dynamic_shared(), 256, 128), true);
+    gpu::warpgroup_commit();
+    between(sum);
+    gpu::warpgroup_wait<0>();
+  });
+}
+
+TEST(Emulator, LateProductsShowUseOfTheirSums) {
+  const auto write = [](float(&sum)[8]) { sum[7] = 1; };
+  EXPECT_EQ(complaint_while_under_way(kEarly, write), "");
+  EXPECT_TRUE(contains(complaint_while_under_way(kLate, write), "has written sums of this product"));
+  const auto multiply_half = [](float* half) {
+    const std::uint32_t a[4] = {};
+    auto& sum = *reinterpret_cast<float(*)[4]>(half);
+    gpu::warpgroup_multiply<gpu::Words::tf32>(sum, a, gpu::matrix_descriptor(gpu::dynamic_shared(), 256, 128), true);
+    gpu::warpgroup_commit();
+  };
+  EXPECT_TRUE(contains(complaint_while_under_way(kLate, [&](float(&sum)[8]) { multiply_half(sum); }), "another shape"));
+  EXPECT_TRUE(contains(complaint_while_under_way(kLate, [&](float(&sum)[8]) { multiply_half(sum + 4); }), "overlap"));
+}
+
+/// What is wrong with a block of 128 threads that multiplies after `before`.
+template <class Before>
+std::string product_complaint(Before before) {
+  return complaint(128, 256, kLate, [&] {
+    std::uint64_t b = gpu::matrix_descriptor(gpu::dynamic_shared(), 128, 256);
+    bool accumulate = false, wait = true, fence = true;
+    before(b, accumulate, wait, fence);
+    const std::uint32_t a[4] = {};
+    float sum[4];
+    if (fence) gpu::warpgroup_fence();
+    gpu::warpgroup_multiply<gpu::Words::tf32>(sum, a, b, accumulate);
+    gpu::warpgroup_commit();
+    if (wait) gpu::warpgroup_wait<0>();
+  });
+}
+
+TEST(Emulator, ChecksProducts) {
+  using Descriptor = std::uint64_t;
+  EXPECT_EQ(product_complaint([](Descriptor&, bool&, bool&, bool&) {}), "");
+  EXPECT_TRUE(contains(product_complaint([](Descriptor&, bool& accumulate, bool&, bool&) {
+                         accumulate = threadIdx.x == 5;
+                       }),
+                       "with other lanes or operands"));
+  EXPECT_TRUE(contains(product_complaint([](Descriptor&, bool& accumulate, bool&, bool&) {
+                         accumulate = threadIdx.x >= 96;
+                       }),
+                       "differs from what another warp"));
+  EXPECT_TRUE(contains(product_complaint([](Descriptor& b, bool&, bool&, bool&) { b += 1; }), "outside shared memory"));
+  EXPECT_TRUE(contains(product_complaint([](Descriptor& b, bool&, bool&, bool&) { b |= Descriptor(1) << 62; }),
+                       "not emulated"));
+  EXPECT_TRUE(contains(product_complaint([](Descriptor&, bool&, bool& wait, bool&) { wait = false; }),
+                       "exits without warpgroup_wait"));
+  EXPECT_TRUE(contains(product_complaint([](Descriptor&, bool&, bool&, bool& fence) { fence = false; }),
+                       "before its first warpgroup_fence"));
+  EXPECT_TRUE(contains(complaint(96, 256, kEarly,
+                                 [] {
+                                   const std::uint32_t a[4] = {};
+                                   float sum[4];
+                                   gpu::warpgroup_fence();
+                                   gpu::warpgroup_multiply<gpu::Words::tf32>(sum, a, 64, false);
+                                 }),
+                       "in no complete warpgroup"));
+  EXPECT_TRUE(contains(complaint(128, 256, kEarly,
+                                 [] {
+                                   if (threadIdx.x >= 96) return;
+                                   const std::uint32_t a[4] = {};
+                                   float sum[4];
+                                   gpu::warpgroup_fence();
+                                   gpu::warpgroup_multiply<gpu::Words::tf32>(sum, a, 64 | 8 << 16, false);
+                                   gpu::warpgroup_commit();
+                                   gpu::warpgroup_wait<0>();
+                                 }),
+                       "warp 3 took no part"));
+}
+
+}  // namespace
+}  // namespace convt_gemm::testing

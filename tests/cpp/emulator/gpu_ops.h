@@ -1,0 +1,207 @@
+#pragma once
+// csrc/core/implicit/gpu_ops.cuh for the emulator: CUDA's vocabulary, then the same functions, each with the place of
+// its call as an additional default argument.
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "emulator/operations.h"
+#include "util/half_types.h"
+
+// --- CUDA's vocabulary ---------------------------------------------------------------------------------------------
+
+#define __device__
+#define __host__
+#define __global__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __grid_constant__
+
+using dim3 = convt_gemm::emulator::Extent;
+#define threadIdx (::convt_gemm::emulator::position->thread_index)
+#define blockIdx (::convt_gemm::emulator::position->block_index)
+#define blockDim (::convt_gemm::emulator::position->threads)
+#define gridDim (::convt_gemm::emulator::position->blocks)
+
+using std::max;
+using std::min;
+
+#define CONVT_EMULATED_VECTORS(Type, Element)                                                       \
+  struct alignas(2 * sizeof(Element)) Type##2 {                                                     \
+    Element x, y;                                                                                   \
+  };                                                                                                \
+  struct alignas(4 * sizeof(Element)) Type##4 {                                                     \
+    Element x, y, z, w;                                                                             \
+  };                                                                                                \
+  inline Type##2 make_##Type##2(Element x, Element y) { return {x, y}; }                            \
+  inline Type##4 make_##Type##4(Element x, Element y, Element z, Element w) { return {x, y, z, w}; }
+CONVT_EMULATED_VECTORS(float, float)
+CONVT_EMULATED_VECTORS(int, int)
+CONVT_EMULATED_VECTORS(uint, unsigned)
+CONVT_EMULATED_VECTORS(ushort, unsigned short)
+#undef CONVT_EMULATED_VECTORS
+
+namespace convt_gemm::emulator {
+template <class To, class From>
+To same_bits(From from) {
+  static_assert(sizeof(To) == sizeof(From) && std::is_trivially_copyable_v<To> && std::is_trivially_copyable_v<From>);
+  To to;
+  std::memcpy(&to, &from, sizeof to);
+  return to;
+}
+}  // namespace convt_gemm::emulator
+
+inline unsigned __float_as_uint(float value) { return convt_gemm::emulator::same_bits<unsigned>(value); }
+inline int __float_as_int(float value) { return convt_gemm::emulator::same_bits<int>(value); }
+inline float __uint_as_float(unsigned bits) { return convt_gemm::emulator::same_bits<float>(bits); }
+inline float __int_as_float(int bits) { return convt_gemm::emulator::same_bits<float>(bits); }
+inline unsigned __umulhi(unsigned a, unsigned b) { return unsigned(std::uint64_t(a) * b >> 32); }
+inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
+  __extension__ typedef unsigned __int128 Wide;
+  return static_cast<unsigned long long>(Wide(a) * b >> 64);
+}
+inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
+/// Byte i of the result is byte selector[4i .. 4i+2] of y:x, or its sign in all 8 bits if bit 4i+3 is set.
+inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
+  const std::uint64_t both = std::uint64_t(y) << 32 | x;
+  unsigned result = 0;
+  for (int i = 0; i < 4; ++i) {
+    const unsigned select = selector >> (4 * i) & 0xfu;
+    unsigned byte = unsigned(both >> (8 * (select & 7u))) & 0xffu;
+    if (select & 8u) byte = byte & 0x80u ? 0xffu : 0u;
+    result |= byte << (8 * i);
+  }
+  return result;
+}
+template <class T>
+T __ldg(const T* global) {
+  return *global;
+}
+
+inline void __syncthreads(convt_gemm::emulator::Source at = convt_gemm::emulator::Source::here()) {
+  convt_gemm::emulator::named_barrier(0, 0, at);
+}
+inline void __syncwarp(unsigned mask = 0xffffffffu,
+                       convt_gemm::emulator::Source at = convt_gemm::emulator::Source::here()) {
+  convt_gemm::emulator::synchronize_warp(mask, at);
+}
+template <class T>
+T __shfl_sync(unsigned mask, T value, int source, int width = 32,
+              convt_gemm::emulator::Source at = convt_gemm::emulator::Source::here()) {
+  static_assert(sizeof(T) <= 8 && std::is_trivially_copyable_v<T>);
+  std::uint64_t bits = 0;
+  std::memcpy(&bits, &value, sizeof value);
+  const int first = convt_gemm::emulator::lane() & ~(width - 1);
+  bits = convt_gemm::emulator::shuffle(mask, bits, first | (source & (width - 1)), at);
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+template <class T>
+T __shfl_xor_sync(unsigned mask, T value, int lane_mask, int width = 32,
+                  convt_gemm::emulator::Source at = convt_gemm::emulator::Source::here()) {
+  const int lane = convt_gemm::emulator::lane(), other = lane ^ lane_mask;
+  // A lane of a later section is out of reach, one of an earlier section is not.
+  return __shfl_sync(mask, value, other / width > lane / width ? lane : other, 32, at);
+}
+
+// --- gpu_ops.cuh ---------------------------------------------------------------------------------------------------
+
+namespace convt_gemm::gpu {
+
+using emulator::Source;
+using emulator::Words;
+
+inline unsigned shared_address(const void* shared, Source at = Source::here()) {
+  return emulator::shared_address(shared, at);
+}
+inline unsigned char* dynamic_shared() { return emulator::position->shared; }
+
+template <int kBytes>
+void copy_async(void* shared, const void* global, int valid, Source at = Source::here()) {
+  static_assert(kBytes == 4 || kBytes == 16);
+  emulator::copy_async(shared, global, kBytes, valid, at);
+}
+inline void copy_async_commit() { emulator::copy_async_commit(); }
+template <int kPending>
+void copy_async_wait() {
+  emulator::copy_async_wait(kPending);
+}
+
+inline void barrier_init(std::uint64_t* barrier, int arrivals, Source at = Source::here()) {
+  emulator::barrier_init(barrier, arrivals, at);
+}
+inline void barrier_init_fence() { emulator::pass(); }
+inline void barrier_arrive(std::uint64_t* barrier, Source at = Source::here()) {
+  emulator::barrier_arrive(barrier, 0, at);
+}
+inline void barrier_wait(std::uint64_t* barrier, int parity, Source at = Source::here()) {
+  emulator::barrier_wait(barrier, parity, at);
+}
+inline void barrier_arrive_expect(std::uint64_t* barrier, unsigned bytes, Source at = Source::here()) {
+  emulator::barrier_arrive(barrier, bytes, at);
+}
+inline void bulk_copy(void* shared, const void* global, unsigned bytes, std::uint64_t* barrier,
+                      Source at = Source::here()) {
+  emulator::bulk_copy(shared, global, bytes, barrier, at);
+}
+inline void fence_async_proxy() { emulator::pass(); }
+
+inline void named_barrier(int id, int threads, Source at = Source::here()) {
+  emulator::named_barrier(id, threads, at);
+}
+template <int kRegisters>
+void give_registers_back() {
+  static_assert(kRegisters % 8 == 0 && kRegisters >= 24 && kRegisters <= 256);
+}
+template <int kRegisters>
+void take_registers() {
+  static_assert(kRegisters % 8 == 0 && kRegisters >= 24 && kRegisters <= 256);
+}
+
+inline std::uint32_t round_tf32(float value) {
+  const std::uint32_t bits = __float_as_uint(value);
+  const std::uint32_t magnitude = bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return 0x7fffe000u;
+  return (magnitude == 0x7f800000u ? bits : bits + 0x1000u) & 0xffffe000u;
+}
+inline float to_float(BFloat16 value) { return to_accumulator(value); }
+inline float to_float(Float16 value) { return to_accumulator(value); }
+template <class Element>
+Element from_float(float value) {
+  return Rounding<Element>::from(value);
+}
+inline void store_16_bytes(void* global, uint4 value, Source at = Source::here()) {
+  emulator::store_16_bytes(global, &value, at);
+}
+inline void prefetch(const void*) {}
+
+template <Words kWords>
+void warp_multiply(float (&sum)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1,
+                   Source at = Source::here()) {
+  emulator::warp_multiply(kWords, sum, a, b0, b1, at);
+}
+
+inline void warpgroup_fence(Source at = Source::here()) { emulator::warpgroup_fence(at); }
+inline void warpgroup_commit(Source at = Source::here()) { emulator::warpgroup_commit(at); }
+template <int kPending>
+void warpgroup_wait(Source at = Source::here()) {
+  emulator::warpgroup_wait(kPending, at);
+}
+inline std::uint64_t matrix_descriptor(const void* shared, unsigned depth_stride, unsigned column_stride,
+                                       Source at = Source::here()) {
+  return emulator::matrix_descriptor(shared, depth_stride, column_stride, at);
+}
+template <Words kWords, int kSums>
+void warpgroup_multiply(float (&sum)[kSums], const std::uint32_t (&a)[4], std::uint64_t b, bool accumulate,
+                        Source at = Source::here()) {
+  constexpr int kColumns = 2 * kSums;
+  static_assert(kColumns == 8 || kColumns == 16 || kColumns == 32 || kColumns == 64 || kColumns == 96 ||
+                    kColumns == 128 || kColumns == 256,
+                "gpu_ops.cuh has no instruction of so many columns");
+  emulator::warpgroup_multiply(kWords, sum, kColumns, a, b, accumulate, at);
+}
+template <int kSums>
+void warpgroup_settle(float (&)[kSums]) {}
+
+}  // namespace convt_gemm::gpu

@@ -1,0 +1,149 @@
+// Plans of the direct algorithm: which problems it takes, what it says of itself, and where it is predicted to win.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "convt_gemm/plan.h"
+#include "plan/direct_plans.h"
+#include "support/cases.h"
+#include "support/problems.h"
+
+namespace convt_gemm::testing {
+namespace {
+
+constexpr DType kDTypes[] = {DType::float32, DType::float64, DType::bfloat16, DType::float16};
+constexpr Layout kLayouts[] = {Layout::channels_first, Layout::channels_last};
+constexpr Precision kPrecisions[] = {Precision::ieee, Precision::tf32, Precision::tf32x3};
+
+DeviceTraits cuda() {
+  DeviceTraits traits;
+  traits.device = Device::cuda;
+  return traits;
+}
+
+std::vector<Plan> direct_plans(const Problem& problem, Precision precision = Precision::ieee,
+                               const DeviceTraits& traits = cuda()) {
+  PlanOptions options;
+  options.precision = precision;
+  std::vector<Plan> plans;
+  append_direct_plans(problem, traits, options, &plans);
+  return plans;
+}
+
+Problem depthwise() { return make_problem(4, 24, 24, {{65546, 12, 2}}, 24); }
+
+Problem case_named(const std::string& part) {
+  for (const NamedProblem& named : cases()) {
+    if (named.name.find(part) != std::string::npos) return named.problem;
+  }
+  ADD_FAILURE() << "no case " << part;
+  return {};
+}
+
+TEST(DirectPlans, SayWhatTheyAre) {
+  for (DType dtype : kDTypes) {
+    for (Layout layout : kLayouts) {
+      for (Precision precision : kPrecisions) {
+        Problem problem = depthwise();
+        problem.dtype = dtype, problem.layout = layout;
+        const std::vector<Plan> plans = direct_plans(problem, precision);
+        ASSERT_EQ(plans.size(), 1u);
+        const Plan& plan = plans[0];
+        EXPECT_EQ(plan.device, Device::cuda);
+        EXPECT_EQ(plan.algorithm, Algorithm::direct);
+        EXPECT_EQ(plan.dtype, dtype);
+        EXPECT_EQ(plan.precision, dtype == DType::float32 ? precision : Precision::ieee);
+        EXPECT_EQ(plan.name().rfind("direct_", 0), 0u) << plan.name();
+        EXPECT_EQ(plan.tile(), "");
+        EXPECT_EQ(plan.workspace_bytes, 0u);
+        EXPECT_EQ(plan.piece.batch, problem.batch);
+        EXPECT_EQ(plan.piece.output[2], problem.axes[2].output());
+        EXPECT_TRUE(check_direct_plan(problem, plan).ok());
+      }
+    }
+  }
+}
+
+TEST(DirectPlans, CountBytesAndFlops) {
+  const Problem problem = depthwise();
+  const Plan plan = direct_plans(problem)[0];
+  EXPECT_EQ(plan.bytes, 4.0 * (4 * 24 * 65546.0 + 24 * 12 + 4 * 24 * 131102.0));
+  EXPECT_EQ(plan.flops, 2.0 * 4 * 24 * 65546 * 12);
+  EXPECT_GE(plan.predicted_seconds, plan.bytes / 4.28e12);
+}
+
+TEST(DirectPlans, NeedAGpuOfTheRightAge) {
+  DeviceTraits traits = cuda();
+  traits.compute_capability = 75;
+  EXPECT_TRUE(direct_plans(depthwise(), Precision::ieee, traits).empty());
+  EXPECT_TRUE(direct_plans(depthwise(), Precision::ieee, DeviceTraits{}).empty());
+}
+
+TEST(DirectPlans, TakeShortSumsOnly) {
+  EXPECT_TRUE(direct_serves(make_problem(1, 512, 512, {{125, 4, 2}}, 512)));
+  EXPECT_TRUE(direct_serves(make_problem(1, 256, 1, {{125, 4, 2}})));
+  EXPECT_FALSE(direct_serves(make_problem(1, 257, 1, {{125, 4, 2}})));
+  EXPECT_FALSE(direct_serves(make_problem(1, 64, 64, {{125, 4, 2}})));
+  EXPECT_FALSE(direct_serves(make_problem(1, 1, 1, {{125, 1024, 1}})));
+  EXPECT_TRUE(direct_serves(make_problem(1, 1, 1, {{125, 1024, 256}})));
+  // Gaps of a common divisor of stride and dilation take nothing off the sums of the other outputs.
+  EXPECT_FALSE(direct_serves(make_problem(1, 1, 1, {{125, 1024, 2, 0, 0, 2}})));
+  EXPECT_TRUE(direct_plans(make_problem(1, 64, 64, {{125, 4, 2}})).empty());
+}
+
+TEST(DirectPlans, TakeMoreThanTwoToThe31Elements) {
+  EXPECT_EQ(direct_plans(make_problem(1 << 20, 64, 64, {{1 << 20, 4, 2, 1}}, 64)).size(), 1u);
+}
+
+TEST(CheckDirectPlan, RefusesPlansOfOtherProblems) {
+  const Problem problem = depthwise();
+  const Plan plan = direct_plans(problem)[0];
+  const auto refused = [](const Problem& other, const Plan& wrong, const std::string& part) {
+    const Status status = check_direct_plan(other, wrong);
+    EXPECT_EQ(status.code, StatusCode::invalid_argument);
+    EXPECT_NE(status.message.find(part), std::string::npos) << status.message;
+  };
+  Problem half = problem;
+  half.dtype = DType::bfloat16;
+  refused(half, plan, "bfloat16");
+  refused(make_problem(1, 64, 64, {{125, 4, 2}}), plan, "of another problem");
+  Plan cpu = plan;
+  cpu.device = Device::cpu;
+  refused(problem, cpu, "CUDA plan");
+}
+
+/// Best of all plans: what has no matrix product in it.
+TEST(DirectPlans, ArePredictedToWinWhereThereIsNoProduct) {
+  for (const char* name : {"mimi.upsample", "pool-infer", "amp-activation1d", "centernet", "customstft.inverse"}) {
+    const Problem problem = case_named(name);
+    for (Precision precision : kPrecisions) {
+      PlanOptions options;
+      options.precision = precision;
+      const std::vector<Plan> direct = direct_plans(problem, precision);
+      ASSERT_EQ(direct.size(), 1u) << name;
+      options.algorithm = "gemm_col2im";
+      for (const Plan& other : enumerate_plans(problem, cuda(), options)) {
+        EXPECT_LT(direct[0].predicted_seconds, other.predicted_seconds) << name << " " << other.name();
+      }
+    }
+  }
+}
+
+TEST(DirectPlans, LeaveMatrixProductsToTheOthers) {
+  for (const char* name : {"kernelbench-l1-57", "kernelbench-l1-79", "dac-44.1k.decoder.block1", "u-net.up-128->64",
+                           "nnu-net-3d_fullres", "stylegan2", "encodec-24k"}) {
+    const Problem problem = case_named(name);
+    PlanOptions options;
+    options.precision = Precision::tf32;
+    const std::vector<Plan> direct = direct_plans(problem, Precision::tf32);
+    if (direct.empty()) continue;
+    Plan best;
+    ASSERT_TRUE(choose_plan(problem, cuda(), options, &best).ok());
+    EXPECT_NE(best.algorithm, Algorithm::direct) << name;
+  }
+}
+
+}  // namespace
+}  // namespace convt_gemm::testing

@@ -1,0 +1,132 @@
+// The fused kernels, run by the emulator: every instance of the library, bit for bit against float64 on small integers,
+// with outputs NaN before, operands between inaccessible pages, and threads interleaved in many ways.
+#include "kernels/implicit_kernel.h"
+
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "plan/implicit_table.h"
+#include "support/problems.h"
+
+namespace convt_gemm::testing {
+namespace {
+
+using implicit::Kind;
+
+const std::vector<ImplicitKernel>& kernels() {
+  static const std::vector<ImplicitKernel> all{
+#define CONVT_IMPLICIT_GEMM(family, kind, layout, rows, columns, words, row_blocks)                              \
+  implicit_kernel<Family::family, Kind::kind, Layout::layout, rows, columns, words, row_blocks>(#family "_" #kind "_" #layout "_" #rows \
+                                                                                                "x" #columns "x" #words),
+#include "implicit/instances.def"
+#undef CONVT_IMPLICIT_GEMM
+  };
+  return all;
+}
+
+Problem in(Problem problem, const ImplicitKernel& kernel) {
+  problem.dtype = kernel.dtype;
+  problem.layout = kernel.layout;
+  return problem;
+}
+
+/// Runs the kernel on the problem if its tile can serve it; whether it could.
+bool expect_exact(const Problem& base, const ImplicitKernel& kernel, int multiprocessors, bool packed,
+                  const std::vector<emulator::Options>& every_options) {
+  const Problem problem = in(base, kernel);
+  ImplicitGeometry geometry;
+  if (!make_implicit_geometry(problem, kernel.precision, kernel.tile, emulated_traits(kernel, multiprocessors), &geometry)) return false;
+  const Operands operands = integer_operands(problem);
+  std::vector<double> expected(std::size_t(problem.output_elements()));
+  Problem plain = problem;
+  plain.layout = Layout::channels_first;
+  reference_forward(plain, operands.input.data(), operands.weight.data(), operands.bias.data(), expected.data());
+  // Sums are exact; an output is their one rounding to its dtype.
+  const std::vector<double> want =
+      decode(problem.dtype, encode(problem.dtype, arranged(expected, problem.layout, problem.out_channels, problem.output_positions())));
+  const EmulatedRun run(problem, operands);
+  for (const emulator::Options& options : every_options) {
+    const std::vector<double> got = decode(problem.dtype, run.run(kernel, geometry, packed, options));
+    for (std::size_t i = 0; i < want.size(); ++i) {
+      if (got[i] == want[i]) continue;
+      ADD_FAILURE() << kernel.name << (packed ? " packed" : "") << " with " << multiprocessors << " multiprocessors, " << options
+                    << ", on " << to_string(problem) << ": element " << i << " is " << got[i] << ", expected " << want[i];
+      return true;
+    }
+  }
+  return true;
+}
+
+std::vector<NamedProblem> one_axis_problems() {
+  std::vector<NamedProblem> problems;
+  for (const NamedProblem& named : small_problems()) {
+    if (named.problem.rank == 1 && named.problem.batch > 0) problems.push_back(named);
+  }
+  return problems;
+}
+
+class ImplicitKernels : public ::testing::TestWithParam<ImplicitKernel> {};
+
+TEST_P(ImplicitKernels, GiveTheReference) {
+  const ImplicitKernel& kernel = GetParam();
+  for (const NamedProblem& named : one_axis_problems()) {
+    for (const bool packed : {false, true}) {
+      EXPECT_TRUE(expect_exact(named.problem, kernel, 2, packed, {{}})) << named.name << ": no geometry for " << kernel.name;
+    }
+  }
+}
+
+/// Two tiles of rows and columns, odd lengths and more than one chunk, so that stages are filled again while others are read.
+TEST_P(ImplicitKernels, DoNotDependOnTheOrderOfThreads) {
+  const ImplicitKernel& kernel = GetParam();
+  const int depth = 3 * kernel.tile.words * int(4 / size_of(kernel.dtype));
+  for (const Problem& problem : {make_problem(2, depth, 37, {{131, 4, 2, 1}}, 1, true), make_problem(3, depth + 4, 24, {{200, 5, 1, 0, 0, 3}})}) {
+    EXPECT_TRUE(expect_exact(problem, kernel, 1, false, emulator::many_options(1)));
+    EXPECT_TRUE(expect_exact(problem, kernel, 1, true, {{emulator::Order::starve, emulator::Completion::random, 7}}));
+  }
+}
+
+struct InstanceName {
+  template <class Info>
+  std::string operator()(const Info& info) const {
+    return info.param.name;
+  }
+};
+INSTANTIATE_TEST_SUITE_P(Instance, ImplicitKernels, ::testing::ValuesIn(kernels()), InstanceName());
+
+/// Rows of the list are the planner's and the kernels'.
+TEST(ImplicitInstances, HaveTheSameNamesEverywhere) {
+  ASSERT_EQ(kernels().size(), kImplicitInstances);
+  for (std::size_t i = 0; i < kImplicitInstances; ++i) {
+    EXPECT_EQ(kernels()[i].name.rfind(implicit_instances()[i].name, 0), 0u) << kernels()[i].name;
+    EXPECT_EQ(kernels()[i].dtype, implicit_instances()[i].dtype);
+    EXPECT_EQ(kernels()[i].precision, implicit_instances()[i].precision);
+  }
+}
+
+/// Random problems with random instances; a failure's line names the problem.
+TEST(ImplicitKernelsFuzz, GiveTheReference) {
+  const std::uint64_t seed = ::testing::GTEST_FLAG(random_seed) ? std::uint64_t(::testing::GTEST_FLAG(random_seed)) : 20260727;
+  std::mt19937_64 random(seed);
+  const auto pick = [&](std::int64_t low, std::int64_t high) { return low + std::int64_t(random() % std::uint64_t(high - low + 1)); };
+  int served = 0;
+  for (int trial = 0; trial < 150; ++trial) {
+    Axis axis;
+    axis.input = pick(1, pick(0, 3) == 0 ? 700 : 60), axis.kernel = pick(1, pick(0, 5) == 0 ? 70 : 9), axis.stride = pick(1, pick(0, 5) == 0 ? 40 : 8);
+    axis.dilation = pick(0, 2) == 0 ? pick(1, 7) : 1;
+    axis.padding = pick(0, axis.dilation * (axis.kernel - 1) + 2);
+    axis.output_padding = pick(0, std::max(axis.stride, axis.dilation) - 1);
+    const std::int64_t groups = pick(0, 3) == 0 ? pick(2, 3) : 1;
+    const Problem problem = make_problem(pick(1, 5), groups * pick(1, 40), groups * pick(1, 40), {axis}, groups, pick(0, 1) == 1);
+    if (!validate(problem).ok() || problem.output_elements() > 60000) continue;
+    const ImplicitKernel& kernel = kernels()[random() % kernels().size()];
+    const emulator::Options options{emulator::Order(pick(0, 2)), emulator::Completion(pick(0, 2)), random()};
+    SCOPED_TRACE("--gtest_random_seed=" + std::to_string(seed) + ", trial " + std::to_string(trial));
+    served += expect_exact(problem, kernel, int(pick(1, 9)), pick(0, 1) == 1, {options});
+  }
+  EXPECT_GT(served, 80);
+}
+
+}  // namespace
+}  // namespace convt_gemm::testing
