@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <random>
 
 #include "plan/implicit_table.h"
@@ -84,6 +85,59 @@ TEST_P(ImplicitKernels, DoNotDependOnTheOrderOfThreads) {
   for (const Problem& problem : {make_problem(2, depth, 37, {{131, 4, 2, 1}}, 1, true), make_problem(3, depth + 4, 24, {{200, 5, 1, 0, 0, 3}})}) {
     EXPECT_TRUE(expect_exact(problem, kernel, 1, false, emulator::many_options(1)));
     EXPECT_TRUE(expect_exact(problem, kernel, 1, true, {{emulator::Order::starve, emulator::Completion::random, 7}}));
+  }
+}
+
+/// The largest error of sums in plain float32, one term after the other, on one axis and sample.
+double float32_error(const Problem& p, const Operands& operands, const std::vector<double>& expected) {
+  const Axis& axis = p.axis(0);
+  double worst = 0;
+  for (std::int64_t channel = 0; channel < p.out_channels; ++channel) {
+    for (std::int64_t o = 0; o < axis.output(); ++o) {
+      float sum = 0;
+      for (std::int64_t c = 0; c < p.in_channels; ++c) {
+        for (std::int64_t k = 0; k < axis.kernel; ++k) {
+          const std::int64_t scaled = o + axis.padding - k * axis.dilation;
+          if (scaled < 0 || scaled % axis.stride != 0 || scaled / axis.stride >= axis.input) continue;
+          sum += float(operands.input[std::size_t(c * axis.input + scaled / axis.stride)]) *
+                 float(operands.weight[std::size_t((c * p.out_channels + channel) * axis.kernel + k)]);
+        }
+      }
+      sum += float(operands.bias[std::size_t(channel)]);
+      worst = std::max(worst, std::fabs(sum - expected[std::size_t(channel * axis.output() + o)]));
+    }
+  }
+  return worst;
+}
+
+/// Real values: the error is the arithmetic's, not more. A depth of 1024 terms shows sums that lose places.
+TEST_P(ImplicitKernels, HaveTheErrorOfTheirArithmetic) {
+  const ImplicitKernel& kernel = GetParam();
+  const Problem problem = in(make_problem(1, 512, 8, {{30, 4, 2, 1}}, 1, true), kernel);
+  ImplicitGeometry geometry;
+  ASSERT_TRUE(make_implicit_geometry(problem, kernel.precision, kernel.tile, emulated_traits(kernel, 2), &geometry));
+  Operands operands = uniform_operands(problem);
+  for (std::vector<double>* values : {&operands.input, &operands.weight, &operands.bias}) {
+    *values = decode(problem.dtype, encode(problem.dtype, *values));
+  }
+  Problem plain = problem;
+  plain.layout = Layout::channels_first;
+  std::vector<double> expected(std::size_t(problem.output_elements()));
+  reference_forward(plain, operands.input.data(), operands.weight.data(), operands.bias.data(), expected.data());
+  const std::vector<double> want = arranged(expected, problem.layout, problem.out_channels, problem.output_positions());
+  const std::vector<double> got = decode(problem.dtype, EmulatedRun(problem, operands).run(kernel, geometry, false, {}));
+  double worst = 0, largest = 0;
+  for (std::size_t i = 0; i < want.size(); ++i) {
+    worst = std::max(worst, std::fabs(got[i] - want[i]));
+    largest = std::max(largest, std::fabs(want[i]));
+  }
+  const double tf32 = std::sqrt(1024.0) * 0x1p-11;  // both operands of each of 1024 products are rounded to 11 bits
+  const double bound = kernel.dtype != DType::float32            ? largest * unit_roundoff(kernel.dtype) + 1e-4
+                       : kernel.precision == Precision::tf32x3 ? 2 * float32_error(plain, operands, expected)
+                                                                : tf32;
+  EXPECT_LE(worst, bound);
+  if (kernel.precision == Precision::tf32) {
+    EXPECT_GE(worst, tf32 / 16) << "too good for TF32";
   }
 }
 
