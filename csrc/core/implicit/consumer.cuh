@@ -1,6 +1,8 @@
 #pragma once
 // What both families do with a stage of x: each lane reads the words of its rows, whatever the shift of the tap, so that all
 // taps share one copy of x.
+#include <cmath>
+
 #include "implicit/operands.cuh"
 
 namespace convt_gemm::implicit {
@@ -31,6 +33,13 @@ struct RowOffsets {
   }
 };
 
+/// A value as a TF32 operand: the tensor cores ignore the low 13 bits, so adding half of their unit is the rounding (to nearest,
+/// ties away from zero). One instruction less for each value than gpu::round_tf32.
+__device__ __forceinline__ std::uint32_t tf32_operand(float value) {
+  const std::uint32_t bits = __float_as_uint(value);
+  return fabsf(value) < INFINITY ? bits + 0x1000u : bits;  // the sum would make a number of some NaN
+}
+
 /// The words of x for tap `j` of the chunk. (g + 8 comes from the second offset, depth t + 4 from four words further.)
 template <class C>
 __device__ __forceinline__ void read_fragment(const ImplicitGeometry& g, const unsigned char* x, const int (&rows)[2], int lead,
@@ -51,9 +60,9 @@ __device__ __forceinline__ void read_fragment(const ImplicitGeometry& g, const u
       } else {
         const auto* values = reinterpret_cast<const float*>(x);
         const float value = C::kChannelsLast ? values[row + shift * g.x_pitch + word] : values[word * g.x_pitch + row + shift];
-        const std::uint32_t high = gpu::round_tf32(value);
+        const std::uint32_t high = tf32_operand(value);
         to->high[step][i] = high;
-        if constexpr (C::kSplit) to->low[step][i] = gpu::round_tf32(value - __uint_as_float(high));
+        if constexpr (C::kSplit) to->low[step][i] = tf32_operand(value - __uint_as_float(high & 0xffffe000u));
       }
     }
   }

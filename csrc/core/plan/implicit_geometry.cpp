@@ -130,8 +130,10 @@ bool set_columns(int element, int pass_cores, const ImplicitTile& tile, Implicit
   }
   if (length > 3 * kStagingLimit) return false;
   g->run_length = int(length);
-  // An odd number of 16-byte units spreads neighbouring runs over the banks.
-  g->run_pitch = next_with_rest(length + vector - 1, 4, 8);
+  // The eight rows and four columns that a warp writes at a time should meet in as few banks as 16-byte alignment allows. With two
+  // residues neighbouring columns are a run apart and rows two floats, else columns are two runs or less than a run apart.
+  g->run_pitch = g->store == Store::rows && g->residues == 2 ? next_with_rest(length + vector - 1, 8, 16)
+                                                             : next_with_rest(length + vector - 1, 4, 8);
   g->run_vectors = FastDiv<std::int32_t>(ceil_div(length + vector - 1, vector));
   if (g->store == Store::scattered) {
     g->runs = kColumnBlock;

@@ -141,6 +141,28 @@ TEST_P(ImplicitKernels, HaveTheErrorOfTheirArithmetic) {
   }
 }
 
+/// NaN reaches the outputs that its position reaches, and no other. (kernel = 2 stride: every residue has all taps.)
+TEST_P(ImplicitKernels, KeepNaN) {
+  const ImplicitKernel& kernel = GetParam();
+  const Problem problem = in(make_problem(1, 9, 3, {{40, 4, 2, 1}}), kernel);
+  ImplicitGeometry geometry;
+  ASSERT_TRUE(make_implicit_geometry(problem, kernel.precision, kernel.tile, emulated_traits(kernel, 2), &geometry));
+  Operands operands = integer_operands(problem);
+  for (double& weight : operands.weight) weight = 1;
+  const std::int64_t position = 17;
+  for (const double nan : {double(__uint_as_float(0x7fffffffu)), -double(__uint_as_float(0x7fffffffu))}) {
+    operands.input[std::size_t(5 * problem.axis(0).input + position)] = nan;
+    const std::vector<double> got = decode(problem.dtype, EmulatedRun(problem, operands).run(kernel, geometry, false, {}));
+    for (std::int64_t o = 0; o < problem.output_positions(); ++o) {
+      const std::int64_t tap = o + 1 - 2 * position;
+      for (std::int64_t channel = 0; channel < 3; ++channel) {
+        const std::int64_t at = problem.layout == Layout::channels_first ? channel * problem.output_positions() + o : o * 3 + channel;
+        EXPECT_EQ(std::isnan(got[std::size_t(at)]), tap >= 0 && tap < 4) << "output " << o;
+      }
+    }
+  }
+}
+
 struct InstanceName {
   template <class Info>
   std::string operator()(const Info& info) const {
