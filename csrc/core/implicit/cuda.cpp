@@ -10,16 +10,16 @@ namespace convt_gemm {
 
 // The functions that the generated translation units define, and their table in the order of the rows.
 namespace implicit {
-#define CONVT_IMPLICIT_SYMBOL(family, kind, layout, rows, columns, words) \
-  implicit_gemm_##family##_##kind##_##layout##_##rows##x##columns##x##words
-#define CONVT_IMPLICIT_GEMM(family, kind, layout, rows, columns, words, row_blocks) \
-  Status CONVT_IMPLICIT_SYMBOL(family, kind, layout, rows, columns, words)(const Params&, void* packed, cudaStream_t);
+#define CONVT_IMPLICIT_SYMBOL(family, kind, layout, rows, columns, words, loaders) \
+  implicit_gemm_##family##_##kind##_##layout##_##rows##x##columns##x##words##_loaders##loaders
+#define CONVT_IMPLICIT_GEMM(family, kind, layout, rows, columns, words, row_blocks, loaders) \
+  Status CONVT_IMPLICIT_SYMBOL(family, kind, layout, rows, columns, words, loaders)(const Params&, void* packed, cudaStream_t);
 #include "implicit/instances.def"
 #undef CONVT_IMPLICIT_GEMM
 
 namespace {
-#define CONVT_IMPLICIT_GEMM(family, kind, layout, rows, columns, words, row_blocks) \
-  &CONVT_IMPLICIT_SYMBOL(family, kind, layout, rows, columns, words),
+#define CONVT_IMPLICIT_GEMM(family, kind, layout, rows, columns, words, row_blocks, loaders) \
+  &CONVT_IMPLICIT_SYMBOL(family, kind, layout, rows, columns, words, loaders),
 constexpr Status (*kRun[])(const Params&, void*, cudaStream_t) = {
 #include "implicit/instances.def"
 };

@@ -1,5 +1,5 @@
 #pragma once
-// The fused kernel: one warpgroup of a block loads, the others multiply and store, tile after tile.
+// The fused kernel: some warpgroups of a block load, the others multiply and store, tile after tile.
 #include "implicit/epilogue.cuh"
 #include "implicit/producer.cuh"
 #include "implicit/sm80_multiply.cuh"
@@ -7,14 +7,16 @@
 
 namespace convt_gemm::implicit {
 
-/// Registers of a thread in either role, on sm_90, where warpgroups can share out what the block got at its launch: with 384
-/// threads and one block on a multiprocessor, 168 for each. To ask for more than there is would wait for ever.
+/// Registers of a thread in either role, on sm_90, where warpgroups can share out what the block got at its launch: 64K over the
+/// threads, in steps of 8. To ask for more than there is would wait for ever.
 template <class C>
 struct Registers {
   static constexpr bool kManySums = C::kRowBlocks * C::kSums * (C::kSplit ? 2 : 1) > 64;
-  static constexpr int kLoading = kManySums ? 104 : 120;
-  static constexpr int kMultiplying = kManySums ? 200 : 192;
-  static_assert(C::kFamily != Family::sm90 || (C::kWarpgroups == 2 && kLoading + 2 * kMultiplying <= 3 * 168));
+  static constexpr int kLoading = C::kLoaders == 2 ? 88 : kManySums ? 104 : 120;
+  static constexpr int kMultiplying = C::kLoaders == 2 ? 168 : kManySums ? 200 : 192;
+  static constexpr int kAtLaunch = 65536 / C::kThreads / 8 * 8;
+  static_assert(C::kFamily != Family::sm90 ||
+                C::kLoaders * kLoading + C::kWarpgroups * kMultiplying <= C::kThreads / kWarpgroup * kAtLaunch);
 };
 
 template <class C>
@@ -22,12 +24,14 @@ __device__ __forceinline__ void implicit_gemm(const Params& p) {
   const ImplicitGeometry& g = p.g;
   const int warpgroup = threadIdx.x / kWarpgroup, thread = threadIdx.x % kWarpgroup;
   const int team_warpgroups = C::kWarpgroups / g.teams;
+  // Loaders of one team take its chunks in turn; one loader of several teams has its warps shared among them.
+  const int team_loaders = g.teams == 1 ? C::kLoaders : 1, loader_teams = g.teams == 1 ? 1 : g.teams / C::kLoaders;
   unsigned char* memory = gpu::dynamic_shared();
   if (threadIdx.x == 0) {
     for (int team = 0; team < g.teams; ++team) {
       const Shared shared{memory, g, team};
       for (int stage = 0; stage < g.stages; ++stage) {
-        gpu::barrier_init(shared.full(stage), kWarpgroup / g.teams);
+        gpu::barrier_init(shared.full(stage), kWarpgroup / loader_teams);
         gpu::barrier_init(shared.empty(stage), team_warpgroups * kWarpgroup / 32);
       }
     }
@@ -35,10 +39,11 @@ __device__ __forceinline__ void implicit_gemm(const Params& p) {
   }
   if (g.resident) load_resident_weights<C>(p, Shared{memory, g, 0}, warpgroup, thread);
   __syncthreads();
-  if (warpgroup == C::kWarpgroups) {
+  if (warpgroup >= C::kWarpgroups) {
     if constexpr (C::kFamily == Family::sm90) gpu::give_registers_back<Registers<C>::kLoading>();
-    const int threads = kWarpgroup / g.teams, team = thread / threads;
-    produce<C>(p, Shared{memory, g, team}, thread - team * threads, threads);
+    const int loader = warpgroup - C::kWarpgroups, threads = kWarpgroup / loader_teams, part = thread / threads;
+    const int team = g.teams == 1 ? 0 : loader * loader_teams + part;
+    produce<C>(p, Shared{memory, g, team}, thread - part * threads, threads, g.teams == 1 ? loader : 0, team_loaders);
   } else {
     if constexpr (C::kFamily == Family::sm90) gpu::take_registers<Registers<C>::kMultiplying>();
     using Multiply = std::conditional_t<C::kFamily == Family::sm90, Sm90Multiply<C>, Sm80Multiply<C>>;

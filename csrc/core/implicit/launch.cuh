@@ -45,10 +45,10 @@ Status launch(Params p, void* packed, cudaStream_t stream) {
 
 }  // namespace convt_gemm::implicit
 
-#define CONVT_DEFINE_IMPLICIT_GEMM(symbol, family, kind, layout, rows, columns, words, row_blocks)                     \
+#define CONVT_DEFINE_IMPLICIT_GEMM(symbol, family, kind, layout, rows, columns, words, row_blocks, loaders)            \
   namespace convt_gemm::implicit {                                                                                    \
   Status symbol(const Params& params, void* packed, cudaStream_t stream) {                                            \
-    return launch<Config<Family::family, Kind::kind, Layout::layout, rows, columns, words, row_blocks>>(params, packed, \
-                                                                                                        stream);      \
+    return launch<Config<Family::family, Kind::kind, Layout::layout, rows, columns, words, row_blocks, loaders>>(       \
+        params, packed, stream);                                                                                      \
   }                                                                                                                   \
   }

@@ -34,9 +34,9 @@ struct KindTraits<Kind::float16> {
   static constexpr gpu::Words kWords = gpu::Words::float16;
 };
 
-template <Family kFamily_, Kind kKind_, Layout kLayout_, int kRows_, int kColumns_, int kWords_, int kRowBlocks_>
+template <Family kFamily_, Kind kKind_, Layout kLayout_, int kRows_, int kColumns_, int kWords_, int kRowBlocks_, int kLoaders_>
 struct Config {
-  static constexpr ImplicitTile kTile{kFamily_, kRows_, kColumns_, kWords_, kRowBlocks_};
+  static constexpr ImplicitTile kTile{kFamily_, kRows_, kColumns_, kWords_, kRowBlocks_, kLoaders_};
   static constexpr Family kFamily = kFamily_;
   static constexpr Kind kKind = kKind_;
   static constexpr bool kSplit = kKind_ == Kind::tf32x3;
@@ -48,13 +48,15 @@ struct Config {
   static constexpr int kRowBlocks = kRowBlocks_;  // of 64 rows for each warpgroup
   static constexpr int kColumnBlocks = kColumns_ / kColumnBlock;
   static constexpr int kSums = kColumns_ / 2;  // of a thread for one row block
-  static constexpr int kWarpgroups = kTile.warpgroups();
+  static constexpr int kWarpgroups = kTile.warpgroups();  // that multiply
+  static constexpr int kLoaders = kLoaders_;              // warpgroups that load
   static constexpr int kThreads = kTile.threads();
   using Element = typename KindTraits<kKind_>::Element;
   static constexpr gpu::Words kOperand = KindTraits<kKind_>::kWords;
   static constexpr int kWordElements = 4 / int(sizeof(Element));
   static constexpr int kVector = 16 / int(sizeof(Element));  // elements of a 16-byte access
   static_assert(kColumns_ % kColumnBlock == 0 && kWords_ % 8 == 0 && kRows_ % (64 * kRowBlocks_) == 0);
+  static_assert(kLoaders_ == 1 || kLoaders_ == kRows_ / (64 * kRowBlocks_));
 };
 
 /// float32 sums of a warpgroup's thread: for each row block and each 8 columns c, sum[block][4c ..] as

@@ -31,7 +31,7 @@ __device__ void write_weights(const Params& p, const Tile& tile, const Chunk& ch
   // A thread has one column of each of its core matrices, and in each four words of depth one.
   constexpr int kWarps = kWarpgroup / 32, kCores = C::kColumns / 8 / kWarps, kQuads = C::kWords / 4;
   // What is loaded before the first store: so much that the latency is worth it, and that it fits the registers.
-  constexpr int kLoads = C::kRowBlocks * C::kColumns > 128 || (C::kSplit && C::kColumns == 128) ? 16 : 32;
+  constexpr int kLoads = C::kLoaders == 2 || C::kRowBlocks * C::kColumns > 128 || (C::kSplit && C::kColumns == 128) ? 16 : 32;
   constexpr int kTogether = kLoads / (kCores * C::kWordElements) < kQuads ? kLoads / (kCores * C::kWordElements) : kQuads;
   constexpr int kTaps = kTogether < kQuads ? 1 : kLoads / (kCores * C::kWordElements * kQuads);
   const int warp = thread / 32, lane = thread % 32;
@@ -85,6 +85,45 @@ __device__ void write_weights(const Params& p, const Tile& tile, const Chunk& ch
             if (C::kSplit) at[2 * kHalf] = word.low;
           }
         }
+      }
+    }
+  }
+}
+
+/// What a copy reads (nothing, and zero, if null) and where in the stage it goes, in elements.
+template <class Element>
+struct Copy {
+  const Element* from;
+  int to;
+};
+
+/// Copies `items` elements, of which `copy_of(i)` tells where from and to. Those of 16 bits are too small for cp.async, so many are
+/// loaded before the first is stored.
+template <class Element, class CopyOf>
+__device__ __forceinline__ void copy_elements(int items, int thread, int threads, const Element* any, Element* stage,
+                                              CopyOf copy_of) {
+  if constexpr (sizeof(Element) == 4) {
+    for (int item = thread; item < items; item += threads) {
+      const Copy<Element> copy = copy_of(item);
+      gpu::copy_async<4>(stage + copy.to, copy.from != nullptr ? copy.from : any, copy.from != nullptr ? 4 : 0);
+    }
+  } else {
+    constexpr int kTogether = 16;
+    for (int first = thread; first < items; first += kTogether * threads) {
+      Element value[kTogether];
+      int to[kTogether];
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i) {
+        const int item = first + i * threads;
+        to[i] = -1;
+        if (item >= items) continue;
+        const Copy<Element> copy = copy_of(item);
+        value[i] = copy.from != nullptr ? *copy.from : Element{};
+        to[i] = copy.to;
+      }
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i) {
+        if (to[i] >= 0) stage[to[i]] = value[i];
       }
     }
   }
@@ -149,22 +188,23 @@ __device__ unsigned load_x_rows(const Params& p, const Tile& tile, const Chunk& 
   }
 
   const int width = g.x_copy == XCopy::vectors ? C::kVector : 1;
-  const int items = (kChannels << g.log2_lines) * g.row_items.divisor();
-  for (int item = thread; item < items; item += threads) {
+  const auto copy_of = [&](int item) -> Copy<Element> {
     const int row = g.row_items.quotient(item), i = (item - row * g.row_items.divisor()) * width;
     const int channel = row >> g.log2_lines, l = row & (g.lines - 1);
     const Line line = line_of(g, tile, l);
     const std::int64_t at = line.position - shift + i;
     const bool exists = line.valid && channel < channels && at >= 0 && at < g.input;
-    const Element* from = exists ? channel_row(line, channel) + at : static_cast<const Element*>(p.x);
-    Element* to = stage + channel * g.x_pitch + l * g.span + i;
-    if (g.x_copy == XCopy::vectors) {
-      gpu::copy_async<16>(to, from, exists ? 16 : 0);  // rows are whole vectors, so a vector is in or out
-    } else if constexpr (sizeof(Element) == 4) {
-      gpu::copy_async<4>(to, from, exists ? 4 : 0);
-    } else {
-      *to = exists ? *from : Element{};
-    }
+    return {exists ? channel_row(line, channel) + at : nullptr, channel * g.x_pitch + l * g.span + i};
+  };
+  const int items = (kChannels << g.log2_lines) * g.row_items.divisor();
+  const Element* any = static_cast<const Element*>(p.x);
+  if (g.x_copy == XCopy::elements) {
+    copy_elements(items, thread, threads, any, stage, copy_of);
+    return 0;
+  }
+  for (int item = thread; item < items; item += threads) {
+    const Copy<Element> copy = copy_of(item);  // rows are whole vectors, so a vector is in or out
+    gpu::copy_async<16>(stage + copy.to, copy.from != nullptr ? copy.from : any, copy.from != nullptr ? 16 : 0);
   }
   return 0;
 }
@@ -181,25 +221,25 @@ __device__ void load_x_positions(const Params& p, const Tile& tile, const Chunk&
   const std::int64_t x_channels = std::int64_t{g.in_channels} * g.groups;
   const int width = g.x_copy == XCopy::vectors ? C::kVector : 1;
   const int row_items = g.row_items.divisor();
+  const Element* any = static_cast<const Element*>(p.x);
   for (int l = 0; l < g.lines; ++l) {
     const Line line = line_of(g, tile, l);
     const std::int64_t start = line.position - last_tap * g.input_step;
-    for (int item = thread; item < g.span * row_items; item += threads) {
+    const auto copy_of = [&](int item) -> Copy<Element> {
       const int position = g.row_items.quotient(item), i = (item - position * row_items) * width;
       const std::int64_t at = start + position;
       const bool exists = line.valid && at >= 0 && at < g.input && first_channel + i < g.in_channels;
-      const Element* from = static_cast<const Element*>(p.x);
-      if (exists) {
-        from += (line.sample * g.input + at) * x_channels + tile.group * std::int64_t{g.in_channels} + first_channel + i;
-      }
-      Element* to = stage + (l * g.span + position) * g.x_pitch * C::kWordElements + i;
-      if (g.x_copy == XCopy::vectors) {
-        gpu::copy_async<16>(to, from, exists ? 16 : 0);
-      } else if constexpr (sizeof(Element) == 4) {
-        gpu::copy_async<4>(to, from, exists ? 4 : 0);
-      } else {
-        *to = exists ? *from : Element{};
-      }
+      const Element* from = nullptr;
+      if (exists) from = any + (line.sample * g.input + at) * x_channels + tile.group * std::int64_t{g.in_channels} + first_channel + i;
+      return {from, (l * g.span + position) * g.x_pitch * C::kWordElements + i};
+    };
+    if (g.x_copy == XCopy::elements) {
+      copy_elements(g.span * row_items, thread, threads, any, stage, copy_of);
+      continue;
+    }
+    for (int item = thread; item < g.span * row_items; item += threads) {
+      const Copy<Element> copy = copy_of(item);
+      gpu::copy_async<16>(stage + copy.to, copy.from != nullptr ? copy.from : any, copy.from != nullptr ? 16 : 0);
     }
   }
 }
@@ -224,7 +264,7 @@ __device__ void load_resident_weights(const Params& p, const Shared& shared, int
   const Tile tile = tile_of(g, TileRange(g, 0).first);
   Chunk chunk;
   for (int c = 0; c < g.chunks; ++c, chunk.advance(g)) {
-    if (c % (C::kWarpgroups + 1) != warpgroup) continue;
+    if (c % (C::kWarpgroups + C::kLoaders) != warpgroup) continue;
     if (g.packed) {
       copy_packed_weights(packed_chunk(p, tile, chunk), shared.weight(c), g.weight_bytes, thread);
     } else {
@@ -236,14 +276,16 @@ __device__ void load_resident_weights(const Params& p, const Shared& shared, int
   if (C::kFamily == Family::sm90) gpu::fence_async_proxy();
 }
 
-/// Fills a team's ring for all its tiles. A stage's barrier gets one arrival of each thread once what the thread has put there
-/// is there; copies that are still under way are waited for one chunk later.
+/// Fills a team's ring for all its tiles: chunks loader, loader + loaders, ... A stage's barrier gets one arrival of each of the
+/// loader's threads once what the thread has put there is there; copies that are still under way are waited for at the loader's
+/// next chunk.
 template <class C>
-__device__ void produce(const Params& p, const Shared& shared, int thread, int threads) {
+__device__ void produce(const Params& p, const Shared& shared, int thread, int threads, int loader, int loaders) {
   const ImplicitGeometry& g = p.g;
   const TileRange range(g, shared.team);
   RingPosition ring;
-  int signal = -1;  // the stage whose copies are under way
+  int turn = loader;  // chunks until this loader's next one
+  int signal = -1;    // the stage whose copies are under way
   const auto arrive = [&](int stage) {
     if (C::kFamily == Family::sm90) gpu::fence_async_proxy();
     gpu::barrier_arrive(shared.full(stage));
@@ -251,7 +293,9 @@ __device__ void produce(const Params& p, const Shared& shared, int thread, int t
   for (int number = range.first; number < g.tiles; number += range.step) {
     const Tile tile = tile_of(g, number);
     Chunk chunk;
-    for (int c = 0; c < g.chunks; ++c, chunk.advance(g)) {
+    for (int c = 0; c < g.chunks; ++c, chunk.advance(g), ring.advance(g.stages)) {
+      if (turn-- > 0) continue;
+      turn = loaders - 1;
       std::uint64_t* full = shared.full(ring.stage);
       gpu::barrier_wait(shared.empty(ring.stage), ring.parity ^ 1);
       unsigned char* x = shared.x(ring.stage);
@@ -282,8 +326,8 @@ __device__ void produce(const Params& p, const Shared& shared, int thread, int t
         }
       } else {
         gpu::copy_async_commit();
-        if (g.stages == 2) {
-          // Those who multiply keep a stage until they have read the next one, which therefore cannot wait for a third.
+        if (g.stages < loaders + 2) {
+          // Those who multiply keep a stage until they have read the next one, which therefore cannot wait for this one's return.
           gpu::copy_async_wait<0>();
           arrive(ring.stage);
         } else {
@@ -294,7 +338,6 @@ __device__ void produce(const Params& p, const Shared& shared, int thread, int t
           signal = ring.stage;
         }
       }
-      ring.advance(g.stages);
     }
   }
   if (signal >= 0) {

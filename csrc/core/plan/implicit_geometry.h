@@ -37,10 +37,11 @@ struct ImplicitTile {
   int rows;         ///< positions of a block: 64 row_blocks for each warpgroup that multiplies
   int columns;      ///< (out channel, residue) pairs, a multiple of kColumnBlock
   int words;        ///< depth of a chunk for each tap, in words of 32 bits: one float32 channel or two 16-bit ones
-  int row_blocks;   ///< blocks of 64 rows that a consumer warpgroup has
+  int row_blocks;   ///< blocks of 64 rows that a warpgroup has
+  int loaders;      ///< warpgroups that load: 1, or as many as multiply
   constexpr int warpgroup_rows() const { return 64 * row_blocks; }
-  constexpr int warpgroups() const { return rows / warpgroup_rows(); }  ///< that multiply; one more loads
-  constexpr int threads() const { return (warpgroups() + 1) * kWarpgroup; }
+  constexpr int warpgroups() const { return rows / warpgroup_rows(); }  ///< that multiply
+  constexpr int threads() const { return (warpgroups() + loaders) * kWarpgroup; }
 };
 
 /// How x comes into shared memory.

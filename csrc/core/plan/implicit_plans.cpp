@@ -14,6 +14,7 @@ constexpr double kCopyBandwidth = 4.28e12;     // bytes/s of device memory, read
 constexpr double kStoreBandwidth = 3.6e12;     // bytes/s, rows of any alignment (m)
 constexpr double kCacheBandwidth = 5.5e12;     // bytes/s from the L2 cache into all multiprocessors
 constexpr double kWeightBandwidth = 3.0e12;    // bytes/s of weights that threads put in order, all multiprocessors
+constexpr double kSecondLoader = 1.6;          // times that, if two warpgroups load in turn
 constexpr double kLaunch = 2.5e-6;             // seconds (m)
 constexpr double kFill = 2e-6;                 // from a block's start to its first product, and from the last to its end
 constexpr double kMultiprocessors = 132;
@@ -40,7 +41,7 @@ void predict(const Problem& problem, const ImplicitInstance& instance, const Imp
   const double products = 2.0 * g.team_rows * tile.columns * depth / (tensor_rate(instance) / kMultiprocessors);
   const double weights_of_tile = g.resident ? 0 : double(g.weight_bytes) * g.chunks;
   const double loads = (double(g.x_bytes) * g.chunks + weights_of_tile) / (kCacheBandwidth / kMultiprocessors);
-  const double ordering = g.packed ? 0 : weights_of_tile / (kWeightBandwidth / kMultiprocessors);
+  const double ordering = g.packed ? 0 : weights_of_tile / (kWeightBandwidth * (tile.loaders > 1 ? kSecondLoader : 1) / kMultiprocessors);
   const double tiles = double(ceil_div(g.tiles, g.blocks));
   const double blocks = tiles * std::max({products, loads, ordering}) +
                         (g.resident ? double(g.weight_bytes) * g.chunks / (kWeightBandwidth / kMultiprocessors) : 0);

@@ -8,7 +8,7 @@
 namespace convt_gemm {
 
 struct ImplicitInstance {
-  const char* name;  ///< without the tile: "sm90_tf32_channels_first"
+  const char* name;  ///< without the tile: "sm90_tf32_channels_first_loaders1"
   DType dtype;
   Precision precision;
   Layout layout;
@@ -26,9 +26,9 @@ inline constexpr Kind tf32x3{DType::float32, Precision::tf32x3};
 inline constexpr Kind bfloat16{DType::bfloat16, Precision::ieee};
 inline constexpr Kind float16{DType::float16, Precision::ieee};
 
-#define CONVT_IMPLICIT_GEMM(family, kind, layout, rows, columns, words, row_blocks)                           \
-  ImplicitInstance{#family "_" #kind "_" #layout, kind.dtype, kind.precision, Layout::layout,                  \
-                   {Family::family, rows, columns, words, row_blocks}},
+#define CONVT_IMPLICIT_GEMM(family, kind, layout, rows, columns, words, row_blocks, loaders)                           \
+  ImplicitInstance{#family "_" #kind "_" #layout "_loaders" #loaders, kind.dtype, kind.precision, Layout::layout,                  \
+                   {Family::family, rows, columns, words, row_blocks, loaders}},
 inline constexpr ImplicitInstance kRows[] = {
 #include "implicit/instances.def"
 };

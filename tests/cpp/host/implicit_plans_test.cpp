@@ -222,8 +222,8 @@ TEST(ImplicitPlans, AreChosenByName) {
   PlanOptions options;
   options.precision = Precision::tf32;
   Plan plan;
-  for (const char* name : {"implicit_gemm", "implicit_gemm_sm90", "implicit_gemm_sm90_tf32_channels_first_128x64x32",
-                           "implicit_gemm_sm80_tf32_channels_first_packed_128x64x16"}) {
+  for (const char* name : {"implicit_gemm", "implicit_gemm_sm90", "implicit_gemm_sm90_tf32_channels_first_loaders1_128x64x32",
+                           "implicit_gemm_sm80_tf32_channels_first_loaders1_packed_128x64x16"}) {
     options.algorithm = name;
     ASSERT_TRUE(choose_plan(problem, gpu(90), options, &plan).ok()) << name;
     EXPECT_EQ(plan.name().rfind(name, 0), 0u) << plan.name();

@@ -26,9 +26,9 @@ struct ImplicitKernel {
   void (*pack)(const implicit::Params&);
 };
 
-template <Family kFamily, implicit::Kind kKind, Layout kLayout, int kRows, int kColumns, int kWords, int kRowBlocks>
+template <Family kFamily, implicit::Kind kKind, Layout kLayout, int kRows, int kColumns, int kWords, int kRowBlocks, int kLoaders>
 ImplicitKernel implicit_kernel(const char* name) {
-  using C = implicit::Config<kFamily, kKind, kLayout, kRows, kColumns, kWords, kRowBlocks>;
+  using C = implicit::Config<kFamily, kKind, kLayout, kRows, kColumns, kWords, kRowBlocks, kLoaders>;
   constexpr bool kHalf = kKind == implicit::Kind::bfloat16 || kKind == implicit::Kind::float16;
   return {name,
           C::kTile,

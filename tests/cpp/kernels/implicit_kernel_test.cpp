@@ -17,9 +17,9 @@ using implicit::Kind;
 
 const std::vector<ImplicitKernel>& kernels() {
   static const std::vector<ImplicitKernel> all{
-#define CONVT_IMPLICIT_GEMM(family, kind, layout, rows, columns, words, row_blocks)                              \
-  implicit_kernel<Family::family, Kind::kind, Layout::layout, rows, columns, words, row_blocks>(#family "_" #kind "_" #layout "_" #rows \
-                                                                                                "x" #columns "x" #words),
+#define CONVT_IMPLICIT_GEMM(family, kind, layout, rows, columns, words, row_blocks, loaders)                \
+  implicit_kernel<Family::family, Kind::kind, Layout::layout, rows, columns, words, row_blocks, loaders>( \
+      #family "_" #kind "_" #layout "_loaders" #loaders "_" #rows "x" #columns "x" #words),
 #include "implicit/instances.def"
 #undef CONVT_IMPLICIT_GEMM
   };
