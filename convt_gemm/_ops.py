@@ -25,6 +25,9 @@ _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 _op = torch.ops.convt_gemm.conv_transpose.default
 _plans_op = torch.ops.convt_gemm.conv_transpose_plans.default
+_remember_op = torch.ops.convt_gemm.remember_plan.default
+_tuned_op = torch.ops.convt_gemm.tuned_plans.default
+_forget_op = torch.ops.convt_gemm.forget_plans.default
 _below_autograd = torch._C._AutoDispatchBelowAutograd
 _functorch_level = torch._C._functorch.peek_interpreter_stack
 _plain_types = (Tensor, torch.nn.Parameter)
@@ -74,6 +77,21 @@ def conv_transpose(
 def conv_transpose_plans(*arguments: Any) -> str:
     """``torch.ops.convt_gemm.conv_transpose_plans``: a JSON array of plans, best first."""
     return _plans_op(*arguments)
+
+
+def remember_plan(*arguments: Any) -> None:
+    """``torch.ops.convt_gemm.remember_plan``: a plan's name that ``"auto"`` takes for exactly one problem."""
+    _remember_op(*arguments)
+
+
+def tuned_plans() -> str:
+    """``torch.ops.convt_gemm.tuned_plans``: a JSON array of what is remembered, in no particular order."""
+    return _tuned_op()
+
+
+def forget_plans() -> None:
+    """``torch.ops.convt_gemm.forget_plans``: nothing is remembered any more."""
+    _forget_op()
 
 
 def _wants_derivative(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:

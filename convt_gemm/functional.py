@@ -69,8 +69,9 @@ def conv_transpose1d(
         bias: ``(C_out,)``, of the input's dtype and device, or None.
         stride, padding, output_padding, dilation: an int, or a sequence with one int per axis.
         groups: divides both channel counts.
-        algorithm: ``"auto"``, the name of a plan of :func:`convt_gemm.planning.enumerate_plans`, or a leading part of
-            names that ends at an underscore, such as ``"gemm_col2im"``.
+        algorithm: ``"auto"`` (the plan that :func:`convt_gemm.tune` found the fastest for this problem, if it was asked
+            to, else the planner's choice), the name of a plan of :func:`convt_gemm.planning.enumerate_plans`, or a
+            leading part of names that ends at an underscore, such as ``"gemm_col2im"``.
         precision: how float32 products are formed: ``"ieee"``, ``"tf32"``, ``"tf32x3"`` (three TF32 products, the error
             of plain float32), or ``"auto"``, which on CUDA follows ``torch.backends.cudnn.conv.fp32_precision`` (and so
             ``torch.backends.cudnn.allow_tf32``): ``"tf32"`` when TF32 is on, else ``"tf32x3"``. ``torch.compile`` reads

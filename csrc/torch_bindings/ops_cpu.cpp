@@ -6,6 +6,7 @@
 #include "arguments.h"
 #include "convt_gemm/exec.h"
 #include "plans.h"
+#include "tuned_plans.h"
 
 namespace convt_gemm::torch_bindings {
 namespace {
@@ -27,7 +28,7 @@ Tensor conv_transpose(const Tensor& input, const Tensor& weight, const std::opti
   const PlanOptions options = make_options(algorithm, precision, workspace_limit);
   const DeviceTraits traits = cpu_traits();
   Plan plan;
-  raise_unless_ok(choose_plan(problem, traits, options, &plan));
+  raise_unless_ok(choose(problem, traits, options, &plan));
   const Tensor x = dense(input, problem.layout), w = dense(weight, Layout::channels_first);
   const std::optional<Tensor> b = bias ? std::optional<Tensor>(dense(*bias, Layout::channels_first)) : std::nullopt;
   Tensor output = empty_output(input, problem);
@@ -55,6 +56,13 @@ STABLE_TORCH_LIBRARY(convt_gemm, m) {
       "conv_transpose_plans(SymInt[] input_size, SymInt[] weight_size, bool has_bias, SymInt[] stride, SymInt[] padding, "
       "SymInt[] output_padding, SymInt groups, SymInt[] dilation, str dtype, bool channels_last, str device, str algorithm, "
       "str precision, int workspace_limit, int[] device_traits) -> str");
+  m.def(
+      "remember_plan(SymInt[] input_size, SymInt[] weight_size, bool has_bias, SymInt[] stride, SymInt[] padding, "
+      "SymInt[] output_padding, SymInt groups, SymInt[] dilation, str dtype, bool channels_last, str device, str precision, "
+      "int[] device_traits, str plan) -> ()");
+  m.def("tuned_plans() -> str");
+  m.def("forget_plans() -> ()");
+  m.def("tuned_plans_address() -> int");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(convt_gemm, CPU, m) {
@@ -63,4 +71,8 @@ STABLE_TORCH_LIBRARY_IMPL(convt_gemm, CPU, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(convt_gemm, CompositeExplicitAutograd, m) {
   m.impl("conv_transpose_plans", TORCH_BOX(&convt_gemm::torch_bindings::conv_transpose_plans));
+  m.impl("remember_plan", TORCH_BOX(&convt_gemm::torch_bindings::remember_plan));
+  m.impl("tuned_plans", TORCH_BOX(&convt_gemm::torch_bindings::tuned_plans_json));
+  m.impl("forget_plans", TORCH_BOX(&convt_gemm::torch_bindings::forget_plans));
+  m.impl("tuned_plans_address", TORCH_BOX(&convt_gemm::torch_bindings::tuned_plans_address));
 }

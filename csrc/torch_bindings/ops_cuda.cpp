@@ -11,6 +11,8 @@
 
 #include "arguments.h"
 #include "convt_gemm/exec.h"
+#include "recent_plans.h"
+#include "tuned_plans.h"
 
 namespace convt_gemm::torch_bindings {
 namespace {
@@ -35,6 +37,17 @@ const DeviceTraits& cuda_traits(int device) {
   return traits[device];
 }
 
+/// The plan of a call, remembered from an earlier one of this thread if that was alike.
+Plan plan_of(const Problem& problem, const PlanOptions& options, int device) {
+  thread_local RecentPlans recent;
+  const std::int64_t generation = tuned_plans().generation();
+  if (const Plan* known = recent.find(problem, options, device, generation)) return *known;
+  Plan plan;
+  raise_unless_ok(choose(problem, cuda_traits(device), options, &plan));
+  recent.remember(problem, options, device, generation, plan);
+  return plan;
+}
+
 Tensor conv_transpose(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, std::vector<std::int64_t> stride,
                       std::vector<std::int64_t> padding, std::vector<std::int64_t> output_padding, std::int64_t groups,
                       std::vector<std::int64_t> dilation, std::string algorithm, std::string precision,
@@ -43,8 +56,7 @@ Tensor conv_transpose(const Tensor& input, const Tensor& weight, const std::opti
   const PlanOptions options = make_options(algorithm, precision, workspace_limit);
   const int device = input.get_device_index();
   const torch::stable::accelerator::DeviceGuard guard(device);
-  Plan plan;
-  raise_unless_ok(choose_plan(problem, cuda_traits(device), options, &plan));
+  const Plan plan = plan_of(problem, options, device);
   const Tensor x = dense(input, problem.layout), w = dense(weight, Layout::channels_first);
   const std::optional<Tensor> b = bias ? std::optional<Tensor>(dense(*bias, Layout::channels_first)) : std::nullopt;
   Tensor output = empty_output(input, problem);

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE, CSRC, TESTS = ROOT / "convt_gemm", ROOT / "csrc", ROOT / "tests"
 LAYERS = ("_library", "_ops", "functional", "modules")
 """From the bottom up."""
-PUBLIC = {"functional", "modules", "planning", "testing", "benchmark"}
+PUBLIC = {"functional", "modules", "planning", "tuning", "testing", "benchmark"}
 INCLUDE = re.compile(r'^\s*#\s*include\s*(<[^>]+>|"[^"]+")', re.MULTILINE)
 
 pytestmark = pytest.mark.skipif(not CSRC.is_dir(), reason="needs the source tree")
@@ -48,6 +48,7 @@ def test_modules_and_planning_use_functional_not_the_library():
     for module, allowed in (
         ("modules", {"functional"}),
         ("planning", {"modules", "functional", "_ops"}),
+        ("tuning", {"planning", "functional", "_ops"}),
         ("testing", set()),
     ):
         assert {name.split(".")[0] for name in imported(PACKAGE / f"{module}.py")} <= allowed, module

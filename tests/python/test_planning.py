@@ -31,8 +31,12 @@ def test_every_case_has_plans_within_the_limit(case: Case, device):
                 assert plan.flops >= case.flops() > 0
                 assert plan.predicted_seconds > 0
                 assert plan.name in plan.description
-                assert plan.name.startswith(plan.algorithm) and plan.backend in plan.name
-            assert [p.predicted_seconds for p in plans] == sorted(p.predicted_seconds for p in plans)
+                assert plan.name.startswith(plan.algorithm)
+                if plan.algorithm == "gemm_col2im":
+                    assert plan.backend in plan.name
+            # What has not run on a GPU yet stands behind what has; within both the fastest comes first.
+            order = [(p.algorithm != "gemm_col2im", p.predicted_seconds) for p in plans]
+            assert order == sorted(order)
             assert len({plan.name for plan in plans}) == len(plans)
 
 
