@@ -59,7 +59,7 @@ struct Epilogue {
   int thread;   // within the warpgroup
   Activation activation;
 
-  /// `new_columns`: the last call was for other columns.
+  /// `new_columns`: the table of columns is not there yet.
   __device__ __forceinline__ void run(const Sums<C>& sums, bool new_columns) const {
     const ImplicitGeometry& g = p.g;
     if (new_columns) list_columns();
@@ -85,6 +85,37 @@ struct Epilogue {
     }
   }
 
+  /// Writes the table of the tile's columns. A barrier has to follow.
+  __device__ __forceinline__ void list_columns() const {
+    const ImplicitGeometry& g = p.g;
+    for (int n = thread; n < C::kColumns; n += kWarpgroup) {
+      const int block = tile.column * C::kColumnBlocks + n / kColumnBlock, i = n % kColumnBlock;
+      const Column column = column_of(g, block, i), first = column_of(g, block, i & -8 * g.pass_cores);
+      const bool cells = g.fill && (g.store == Store::rows || g.store == Store::positions);
+      ColumnPart part{0, 0, column.valid ? bias_of(column.channel) : 0.0f, !column.valid ? 0 : cells ? cell_of(column.residue) : 1};
+      switch (g.store) {
+        case Store::rows:
+          part.at = (column.major - first.major) * g.segments * g.run_pitch + column.residue * g.dilation;
+          part.shift = static_cast<unsigned>(column.channel) * static_cast<unsigned>(g.output);
+          break;
+        case Store::positions:
+          part.at = (column.residue - first.residue) * g.dilation;
+          part.shift = static_cast<unsigned>(column.channel) * static_cast<unsigned>(g.output) +
+                       static_cast<unsigned>(first.residue) * static_cast<unsigned>(g.dilation);
+          break;
+        case Store::channels:
+          part.at = column.major * g.run_pitch + column.channel - first.channel;
+          part.shift = static_cast<unsigned>(column.residue) * static_cast<unsigned>(g.dilation) *
+                           static_cast<unsigned>(g.out_channels * g.groups) +
+                       static_cast<unsigned>(first.channel);
+          break;
+        case Store::scattered:
+          part.at = i * g.run_pitch;
+      }
+      columns[n] = part;
+    }
+  }
+
  private:
   struct Row {
     std::int64_t sample, position;  // u
@@ -104,6 +135,7 @@ struct Epilogue {
   __device__ __forceinline__ int row_index(int row_block, int i) const {
     return row_block * 64 + thread / 32 * 16 + i / 2 * 8 + thread % 32 / 4;
   }
+
   /// The output of a position and residue, as an index into its row of y, in which it may not lie.
   __device__ __forceinline__ std::int64_t output_of(std::int64_t position, int residue) const {
     return position * p.g.stride + std::int64_t{residue} * p.g.dilation - p.g.padding;
@@ -196,36 +228,6 @@ struct Epilogue {
       }
     }
     return parts;
-  }
-
-  __device__ __forceinline__ void list_columns() const {
-    const ImplicitGeometry& g = p.g;
-    for (int n = thread; n < C::kColumns; n += kWarpgroup) {
-      const int block = tile.column * C::kColumnBlocks + n / kColumnBlock, i = n % kColumnBlock;
-      const Column column = column_of(g, block, i), first = column_of(g, block, i & -8 * g.pass_cores);
-      const bool cells = g.fill && (g.store == Store::rows || g.store == Store::positions);
-      ColumnPart part{0, 0, column.valid ? bias_of(column.channel) : 0.0f, !column.valid ? 0 : cells ? cell_of(column.residue) : 1};
-      switch (g.store) {
-        case Store::rows:
-          part.at = (column.major - first.major) * g.segments * g.run_pitch + column.residue * g.dilation;
-          part.shift = static_cast<unsigned>(column.channel) * static_cast<unsigned>(g.output);
-          break;
-        case Store::positions:
-          part.at = (column.residue - first.residue) * g.dilation;
-          part.shift = static_cast<unsigned>(column.channel) * static_cast<unsigned>(g.output) +
-                       static_cast<unsigned>(first.residue) * static_cast<unsigned>(g.dilation);
-          break;
-        case Store::channels:
-          part.at = column.major * g.run_pitch + column.channel - first.channel;
-          part.shift = static_cast<unsigned>(column.residue) * static_cast<unsigned>(g.dilation) *
-                           static_cast<unsigned>(g.out_channels * g.groups) +
-                       static_cast<unsigned>(first.channel);
-          break;
-        case Store::scattered:
-          part.at = i * g.run_pitch;
-      }
-      columns[n] = part;
-    }
   }
 
   template <bool kFill>

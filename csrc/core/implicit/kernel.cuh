@@ -37,7 +37,12 @@ __device__ __forceinline__ void implicit_gemm(const Params& p) {
     }
     gpu::barrier_init_fence();
   }
-  if (g.resident) load_resident_weights<C>(p, Shared{memory, g, 0}, warpgroup, thread);
+  if (g.resident) {
+    const Shared shared{memory, g, 0};
+    load_resident_weights<C>(p, shared, warpgroup, thread);
+    const Tile tile = tile_of(g, TileRange(g, 0).first);
+    if (warpgroup == 0) Epilogue<C>{p, tile, shared.staging(0), shared.columns<C>(0), 0, 0, thread, {}}.list_columns();
+  }
   __syncthreads();
   if (warpgroup >= C::kWarpgroups) {
     if constexpr (C::kFamily == Family::sm90) gpu::give_registers_back<Registers<C>::kLoading>();
@@ -55,7 +60,7 @@ __device__ __forceinline__ void implicit_gemm(const Params& p) {
     Tile last{-1, -1, -1};
     for (int number = range.first; number < g.tiles; number += range.step) {
       const Tile tile = tile_of(g, number);
-      const bool new_columns = tile.column != last.column || tile.group != last.group;
+      const bool new_columns = !g.resident && (tile.column != last.column || tile.group != last.group);
       last = tile;
       Sums<C> sums;
       Multiply{g, shared, ring, rows, thread}.run(sums);

@@ -1,5 +1,5 @@
 #pragma once
-// The warpgroup that loads: x with its halo, zeros outside of it, and the weights in the order in which the tensor cores
+// The warpgroups that load: x with its halo, zeros outside of it, and the weights in the order in which the tensor cores
 // read them.
 #include "implicit/operands.cuh"
 
@@ -129,7 +129,7 @@ __device__ __forceinline__ void copy_elements(int items, int thread, int threads
   }
 }
 
-/// The part [begin, end) of a span of x that begins at position `start` and lies in [0, input), and the span's end.
+/// The part [begin, end) of a span of x that lies in [0, input); the span begins at position `start`.
 struct Clip {
   int begin, end;
 };
@@ -168,7 +168,7 @@ __device__ unsigned load_x_rows(const Params& p, const Tile& tile, const Chunk& 
       const Clip part = clip(line.position - shift, g.span, line.valid ? g.input : 0);
       bytes += static_cast<unsigned>(part.end - part.begin) * channels * sizeof(Element);
     }
-    // The expected bytes are announced by one thread before any of its own copies; others' may come first.
+    // Copies may end before one thread announces their bytes: the phase waits for that thread's arrival.
     for (int item = thread; item < kChannels << g.log2_lines; item += threads) {
       const int channel = item >> g.log2_lines, l = item & (g.lines - 1);
       const Line line = line_of(g, tile, l);
@@ -180,6 +180,7 @@ __device__ unsigned load_x_rows(const Params& p, const Tile& tile, const Chunk& 
         gpu::bulk_copy(to + part.begin, channel_row(line, channel) + start + part.begin,
                        static_cast<unsigned>(part.end - part.begin) * sizeof(Element), full);
       }
+      if (part.begin == 0 && part.end == g.span) continue;
       for (int i = 0; i < g.span; i += C::kVector) {
         if (i < part.begin || i >= part.end) *reinterpret_cast<uint4*>(to + i) = make_uint4(0, 0, 0, 0);
       }
