@@ -16,7 +16,7 @@ run: build
 	cd $(VENV) && $(IN_VENV)/python -m convt_gemm.benchmark
 
 test: build
-	ctest --test-dir $(BUILD) --output-on-failure --no-tests=error
+	ctest --test-dir $(BUILD) -j 2 --output-on-failure --no-tests=error
 	cd tests && $(IN_VENV)/python -m pytest -q -p no:cacheprovider python
 
 # One CMake build serves the Python modules, the C++ tests and the C++ benchmark.
