@@ -58,7 +58,7 @@ def enumerate_plans(
     workspace_limit: int | None = None,
     device_traits: Sequence[int] = (),
 ) -> list[Plan]:
-    """Every legal plan for a problem, best predicted first; runs nothing and needs no GPU.
+    """Every legal plan for a problem, in the planner's order; runs nothing and needs no GPU.
 
     Args:
         input_size: ``(N, C_in, *positions)`` or ``(C_in, *positions)``.

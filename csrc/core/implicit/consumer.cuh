@@ -25,7 +25,7 @@ struct RowOffsets {
     for (int block = 0; block < C::kRowBlocks; ++block) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const int row = warpgroup * C::kTile.warpgroup_rows() + block * 64 + thread / 32 * 16 + half * 8 + thread % 32 / 4;
+        const int row = warpgroup * C::kTile.warpgroup_rows() + row_of_thread(block, half, thread);
         const int position = (row >> g.log2_line) * g.span + (row & (g.line - 1));
         at[block][half] = C::kChannelsLast ? position * g.x_pitch : position;
       }

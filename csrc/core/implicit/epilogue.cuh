@@ -131,11 +131,6 @@ struct Epilogue {
     return {line.sample, line.position + (in_tile & (g.line - 1)), line.valid};
   }
 
-  /// The row of the sum with index `i` (0 .. 3) in a group of four.
-  __device__ __forceinline__ int row_index(int row_block, int i) const {
-    return row_block * 64 + thread / 32 * 16 + i / 2 * 8 + thread % 32 / 4;
-  }
-
   /// The output of a position and residue, as an index into its row of y, in which it may not lie.
   __device__ __forceinline__ std::int64_t output_of(std::int64_t position, int residue) const {
     return position * p.g.stride + std::int64_t{residue} * p.g.dilation - p.g.padding;
@@ -207,7 +202,7 @@ struct Epilogue {
     for (int m = 0; m < C::kRowBlocks; ++m) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const int row = row_index(m, 2 * half);
+        const int row = row_of_thread(m, half, thread);
         const int in_run = g.store == Store::rows ? row & (g.segment - 1) : 0;
         const Row r = row_of(row);
         parts.shift[m][half] = static_cast<unsigned>(index_of(r.sample, 0, output_of(r.position - in_run, 0)));
@@ -299,17 +294,16 @@ struct Epilogue {
   /// channels_last: the outputs without taps that follow those of a residue.
   __device__ void fill_channels(int block) const {
     const ImplicitGeometry& g = p.g;
-    const bool compact = std::int64_t{g.residues - 1} * g.dilation < g.stride;
     for (int number = thread; number < g.runs; number += kWarpgroup) {
       int row;
       Column column;
       owner_of(block, 0, number, &row, &column);
       const Row r = row_of(row);
       if (!column.valid || !r.valid) continue;
-      const int steps = compact ? cell_of(column.residue) : column.residue == 0 ? g.stride : 0;
+      const int steps = g.compact ? cell_of(column.residue) : column.residue == 0 ? g.stride : 0;
       for (int i = 1; i < steps; ++i) {
         const std::int64_t output = output_of(r.position, column.residue) + i;
-        if (output < 0 || output >= g.output || (!compact && has_taps(i))) continue;
+        if (output < 0 || output >= g.output || (!g.compact && has_taps(i))) continue;
         Element* to = static_cast<Element*>(p.y) + index_of(r.sample, column.channel, output);
         for (int e = 0; e < g.run_length && column.channel + e < g.out_channels; ++e) {
           to[e] = from_float<Element>(activation(bias_of(column.channel + e)));

@@ -164,11 +164,6 @@ __device__ __forceinline__ Element from_float(float value) {
 /// One 16-byte store. (A plain store of a vector made of separate registers may be compiled to four.)
 __device__ __forceinline__ void store_16_bytes(void* global, uint4 value) { __stwb(static_cast<uint4*>(global), value); }
 
-/// Asks for the line at `global` to be in the second-level cache soon.
-__device__ __forceinline__ void prefetch(const void* global) {
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(global));
-}
-
 // --- sm_80: warp-wide products -------------------------------------------------------------------------------------
 
 /// sum += a * b: 16 rows x 8 columns x 8 words of depth. Lane 4g + t holds of a the words (row, depth) = (g, t),

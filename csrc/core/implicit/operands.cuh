@@ -64,6 +64,11 @@ struct Config {
 template <class C>
 using Sums = float[C::kRowBlocks][C::kSums];
 
+/// The row, within its warpgroup, that a thread holds in half `half` (0, 1) of a block of 64 rows: see gpu::warp_multiply.
+__device__ __forceinline__ int row_of_thread(int row_block, int half, int thread) {
+  return row_block * 64 + thread / 32 * 16 + half * 8 + thread % 32 / 4;
+}
+
 struct Tile {
   int row;     ///< row tile
   int column;  ///< column tile within its group

@@ -4,6 +4,7 @@
 
 #include "convt_gemm/plan.h"
 #include "plan/gemm_tile.h"
+#include "plan/instance_kinds.h"
 
 namespace convt_gemm {
 
@@ -17,17 +18,7 @@ struct CutlassInstance {
 };
 
 namespace cutlass_rows {
-/// What a `kind` of the list means to the planner.
-struct Kind {
-  DType dtype;
-  Precision precision;
-};
-inline constexpr Kind tf32{DType::float32, Precision::tf32};
-inline constexpr Kind tf32x3{DType::float32, Precision::tf32x3};
-inline constexpr Kind ieee{DType::float32, Precision::ieee};
-inline constexpr Kind bfloat16{DType::bfloat16, Precision::ieee};
-inline constexpr Kind float16{DType::float16, Precision::ieee};
-inline constexpr Kind float64{DType::float64, Precision::ieee};
+using namespace instance_kinds;
 
 #define CONVT_CUTLASS_GEMM(kind, layout, m, n, k, warp_m, warp_n, stages, align) \
   CutlassInstance{#kind "_" #layout "_" #m "x" #n "x" #k "_align" #align, kind.dtype, kind.precision, Layout::layout, {m, n, k}, align},

@@ -74,12 +74,13 @@ void set_problem(const Problem& problem, ImplicitGeometry* g) {
   g->residues = int(std::min(axis.kernel, residues.tap_step));
   g->taps = int(residues.most_taps);
   g->fill = g->gcd > 1 || g->residues < g->tap_step;
+  g->compact = std::int64_t{g->residues - 1} * g->dilation < g->stride;
 }
 
 /// false if there are more lines than the kernel counts.
 bool set_rows(const ImplicitTile& tile, ImplicitGeometry* g) {
   const std::int64_t reach = std::int64_t{g->residues - 1} * g->dilation;
-  g->first_position = floor_div(g->padding - (reach < g->stride ? 0 : reach), g->stride);
+  g->first_position = floor_div(g->padding - (g->compact ? 0 : reach), g->stride);
   const std::int64_t positions = floor_div(g->padding + g->output - 1, g->stride) + 1 - g->first_position;
   const int halo = (std::min(g->taps, kMostChunkTaps) - 1) * std::min(g->input_step, 1 << 20);
   g->line = g->team_rows;
@@ -103,7 +104,6 @@ bool set_rows(const ImplicitTile& tile, ImplicitGeometry* g) {
 /// Columns and how they are stored in passes over 8 `pass_cores` of them. false if a pass does not fit the staging buffer.
 bool set_columns(int element, int pass_cores, const ImplicitTile& tile, ImplicitGeometry* g) {
   const int vector = 16 / element, pass_columns = 8 * pass_cores, rows = tile.warpgroup_rows();
-  const bool compact = std::int64_t{g->residues - 1} * g->dilation < g->stride;
   const bool whole_block = pass_columns == kColumnBlock;
   g->pass_cores = pass_cores;
   g->minors = g->channels_last ? g->out_channels : g->residues;
@@ -111,7 +111,7 @@ bool set_columns(int element, int pass_cores, const ImplicitTile& tile, Implicit
   const bool together = g->minors <= kColumnBlock;
   g->block_majors = together ? std::min(kColumnBlock / g->minors, g->majors) : 1;
   // A pass that is not a whole block must not part the minor indices that make a run.
-  g->store = g->channels_last ? Store::channels : !compact ? Store::scattered : together ? Store::rows : Store::positions;
+  g->store = g->channels_last ? Store::channels : !g->compact ? Store::scattered : together ? Store::rows : Store::positions;
   if (!whole_block && (g->store != Store::rows || pass_columns % g->minors != 0)) return false;
   std::int64_t length = 0;
   switch (g->store) {

@@ -75,6 +75,7 @@ struct ImplicitGeometry {
   int gcd;         ///< g
   int inverse;     ///< of D' modulo S'
   bool fill;       ///< some outputs have no tap and are the bias
+  bool compact;    ///< the residues of a position end before those of the next begin
 
   // A team is warpgroups that multiply one tile together and the warps that load for them. If the weights of a column tile fit
   // in shared memory as a whole, each warpgroup is a team of its own, and one stores while the other multiplies; else all

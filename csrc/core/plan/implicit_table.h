@@ -4,6 +4,7 @@
 
 #include "convt_gemm/plan.h"
 #include "plan/implicit_geometry.h"
+#include "plan/instance_kinds.h"
 
 namespace convt_gemm {
 
@@ -16,15 +17,7 @@ struct ImplicitInstance {
 };
 
 namespace implicit_rows {
-/// What a `kind` of the list means to the planner.
-struct Kind {
-  DType dtype;
-  Precision precision;
-};
-inline constexpr Kind tf32{DType::float32, Precision::tf32};
-inline constexpr Kind tf32x3{DType::float32, Precision::tf32x3};
-inline constexpr Kind bfloat16{DType::bfloat16, Precision::ieee};
-inline constexpr Kind float16{DType::float16, Precision::ieee};
+using namespace instance_kinds;
 
 #define CONVT_IMPLICIT_GEMM(family, kind, layout, rows, columns, words, row_blocks, loaders)                           \
   ImplicitInstance{#family "_" #kind "_" #layout "_loaders" #loaders, kind.dtype, kind.precision, Layout::layout,                  \

@@ -174,7 +174,6 @@ Element from_float(float value) {
 inline void store_16_bytes(void* global, uint4 value, Source at = Source::here()) {
   emulator::store_16_bytes(global, &value, at);
 }
-inline void prefetch(const void*) {}
 
 template <Words kWords>
 void warp_multiply(float (&sum)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1,
