@@ -34,9 +34,8 @@ def test_every_case_has_plans_within_the_limit(case: Case, device):
                 assert plan.name.startswith(plan.algorithm)
                 if plan.algorithm == "gemm_col2im":
                     assert plan.backend in plan.name
-            # What has not run on a GPU yet stands behind what has; within both the fastest comes first.
-            order = [(p.algorithm != "gemm_col2im", p.predicted_seconds) for p in plans]
-            assert order == sorted(order)
+            times = [plan.predicted_seconds for plan in plans]
+            assert times == sorted(times)  # the fastest comes first
             assert len({plan.name for plan in plans}) == len(plans)
 
 

@@ -211,16 +211,21 @@ struct WarpgroupInstruction;
   template <>                                                                                       \
   struct WarpgroupInstruction<Words::tf32, n> {                                                     \
     using Type = cute::SM90::GMMA::MMA_64x##n##x8_F32TF32TF32_RS_TN<>;                              \
+    using BothShared = cute::SM90::GMMA::MMA_64x##n##x8_F32TF32TF32_SS_TN<>;                        \
   };                                                                                                \
   template <>                                                                                       \
   struct WarpgroupInstruction<Words::bfloat16, n> {                                                 \
     using Type = cute::SM90::GMMA::MMA_64x##n##x16_F32BF16BF16_RS<cute::SM90::GMMA::Major::K,       \
                                                                   cute::SM90::GMMA::Major::K>;      \
+    using BothShared = cute::SM90::GMMA::MMA_64x##n##x16_F32BF16BF16_SS<cute::SM90::GMMA::Major::K, \
+                                                                        cute::SM90::GMMA::Major::K>; \
   };                                                                                                \
   template <>                                                                                       \
   struct WarpgroupInstruction<Words::float16, n> {                                                  \
     using Type = cute::SM90::GMMA::MMA_64x##n##x16_F32F16F16_RS<cute::SM90::GMMA::Major::K,         \
                                                                 cute::SM90::GMMA::Major::K>;        \
+    using BothShared = cute::SM90::GMMA::MMA_64x##n##x16_F32F16F16_SS<cute::SM90::GMMA::Major::K,   \
+                                                                      cute::SM90::GMMA::Major::K>;  \
   };
 CONVT_WARPGROUP_INSTRUCTION(8)
 CONVT_WARPGROUP_INSTRUCTION(16)
@@ -237,6 +242,12 @@ __device__ __forceinline__ void warpgroup_multiply(float (&sum)[kSums], const st
   using cute::SM90::GMMA::ScaleOut;
   Instruction::fma(a[0], a[1], a[2], a[3], b, sum[i]..., accumulate ? ScaleOut::One : ScaleOut::Zero);
 }
+template <class Instruction, int kSums, std::size_t... i>
+__device__ __forceinline__ void warpgroup_multiply(float (&sum)[kSums], std::uint64_t a, std::uint64_t b,
+                                                   bool accumulate, std::index_sequence<i...>) {
+  using cute::SM90::GMMA::ScaleOut;
+  Instruction::fma(a, b, sum[i]..., accumulate ? ScaleOut::One : ScaleOut::Zero);
+}
 }  // namespace detail
 
 /// Starts sum += a * b (sum = a * b if not `accumulate`): 64 rows x 2 kSums columns x 8 words of depth. Warp w of the
@@ -246,6 +257,14 @@ template <Words kWords, int kSums>
 __device__ __forceinline__ void warpgroup_multiply(float (&sum)[kSums], const std::uint32_t (&a)[4], std::uint64_t b,
                                                    bool accumulate) {
   detail::warpgroup_multiply<typename detail::WarpgroupInstruction<kWords, 2 * kSums>::Type>(
+      sum, a, b, accumulate, std::make_index_sequence<kSums>{});
+}
+
+/// The same with a in shared memory too, until warpgroup_wait: its matrix_descriptor has 64 rows where b's has columns.
+template <Words kWords, int kSums>
+__device__ __forceinline__ void warpgroup_multiply(float (&sum)[kSums], std::uint64_t a, std::uint64_t b,
+                                                   bool accumulate) {
+  detail::warpgroup_multiply<typename detail::WarpgroupInstruction<kWords, 2 * kSums>::BothShared>(
       sum, a, b, accumulate, std::make_index_sequence<kSums>{});
 }
 

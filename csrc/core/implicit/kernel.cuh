@@ -11,18 +11,21 @@ namespace convt_gemm::implicit {
 /// threads, in steps of 8. To ask for more than there is would wait for ever.
 template <class C>
 struct Registers {
-  static constexpr bool kManySums = C::kRowBlocks * C::kSums * (C::kSplit ? 2 : 1) > 64;
-  static constexpr int kLoading = C::kLoaders == 2 ? 88 : kManySums ? 104 : 120;
-  static constexpr int kMultiplying = C::kLoaders == 2 ? 168 : kManySums ? 200 : 192;
-  static constexpr int kAtLaunch = 65536 / C::kThreads / 8 * 8;
-  static_assert(C::kFamily != Family::sm90 ||
-                C::kLoaders * kLoading + C::kWarpgroups * kMultiplying <= C::kThreads / kWarpgroup * kAtLaunch);
+  static constexpr int kAtLaunch = 65536 / C::kThreads / 8 * 8, kAll = C::kThreads / kWarpgroup * kAtLaunch;
+  static constexpr int kSums = C::kRowBlocks * C::kSums;
+  static constexpr int kWanted = (kSums + (!C::kSplit ? 0 : kSums <= 32 ? 2 * kSums : kSums) + 88) / 8 * 8;  // to multiply and to store
+  static constexpr int kLeft = (kAll - C::kWarpgroups * kWanted) / C::kLoaders / 8 * 8;
+  static constexpr int kLeast = kAtLaunch < 104 ? kAtLaunch : 104;
+  static constexpr int kLoading = kLeft < kLeast ? kLeast : kLeft < kAtLaunch ? kLeft : kAtLaunch;
+  static constexpr int kRest = (kAll - C::kLoaders * kLoading) / C::kWarpgroups / 8 * 8;
+  static constexpr int kMultiplying = kRest < 240 ? kRest : 240;
+  static_assert(C::kLoaders * kLoading + C::kWarpgroups * kMultiplying <= kAll);
 };
 
 template <class C>
 __device__ __forceinline__ void implicit_gemm(const Params& p) {
   const ImplicitGeometry& g = p.g;
-  const int warpgroup = threadIdx.x / kWarpgroup, thread = threadIdx.x % kWarpgroup;
+  const int warpgroup = uniform(static_cast<int>(threadIdx.x / kWarpgroup)), thread = threadIdx.x % kWarpgroup;
   const int team_warpgroups = C::kWarpgroups / g.teams;
   // Loaders of one team take its chunks in turn; one loader of several teams has its warps shared among them.
   const int team_loaders = g.teams == 1 ? C::kLoaders : 1, loader_teams = g.teams == 1 ? 1 : g.teams / C::kLoaders;
@@ -37,12 +40,7 @@ __device__ __forceinline__ void implicit_gemm(const Params& p) {
     }
     gpu::barrier_init_fence();
   }
-  if (g.resident) {
-    const Shared shared{memory, g, 0};
-    load_resident_weights<C>(p, shared, warpgroup, thread);
-    const Tile tile = tile_of(g, TileRange(g, 0).first);
-    if (warpgroup == 0) Epilogue<C>{p, tile, shared.staging(0), shared.columns<C>(0), 0, 0, thread, {}}.list_columns();
-  }
+  if (g.resident) load_resident_weights<C>(p, Shared{memory, g, 0}, warpgroup, thread);
   __syncthreads();
   if (warpgroup >= C::kWarpgroups) {
     if constexpr (C::kFamily == Family::sm90) gpu::give_registers_back<Registers<C>::kLoading>();
@@ -54,17 +52,18 @@ __device__ __forceinline__ void implicit_gemm(const Params& p) {
     using Multiply = std::conditional_t<C::kFamily == Family::sm90, Sm90Multiply<C>, Sm80Multiply<C>>;
     const int team = warpgroup / team_warpgroups, in_team = warpgroup - team * team_warpgroups;
     const Shared shared{memory, g, team};
-    const RowOffsets<C> rows(g, in_team, thread);
+    const int first_row = in_team * C::kTile.warpgroup_rows();
     const TileRange range(g, team);
     RingPosition ring;
     Tile last{-1, -1, -1};
-    for (int number = range.first; number < g.tiles; number += range.step) {
+    int listed = Epilogue<C>::kNothing;
+    for (int number = range.first; number < range.end; number += range.step) {
       const Tile tile = tile_of(g, number);
-      const bool new_columns = !g.resident && (tile.column != last.column || tile.group != last.group);
+      if (tile.column != last.column || tile.group != last.group) listed = Epilogue<C>::kNothing;
       last = tile;
       Sums<C> sums;
-      Multiply{g, shared, ring, rows, thread}.run(sums);
-      Epilogue<C>{p, tile, shared.staging(warpgroup), shared.columns<C>(warpgroup), warpgroup, in_team, thread, {}}.run(sums, new_columns);
+      Multiply{g, shared, ring, first_row, thread}.run(sums);
+      Epilogue<C>{p, tile, shared.staging(warpgroup), warpgroup, first_row, thread, {}}.run(sums, &listed);
     }
   }
 }
@@ -84,7 +83,7 @@ __device__ __forceinline__ void pack_weights(const Params& p) {
     chunk.channel_block = c / g.tap_blocks;
     chunk.tap_block = c - chunk.channel_block * g.tap_blocks;
     unsigned char* to = static_cast<unsigned char*>(p.y) + std::int64_t{number} * g.weight_bytes;
-    write_weights<C>(p, tile, chunk, reinterpret_cast<std::uint32_t*>(to), threadIdx.x);
+    WeightLoader<C>(p, tile, threadIdx.x).load(chunk, to, [] {});
   }
 }
 

@@ -45,6 +45,7 @@ struct Config {
   static constexpr int kColumns = kColumns_;
   static constexpr int kWords = kWords_;          // depth of a chunk for one tap
   static constexpr int kSteps = kWords_ / 8;      // products of 8 words in it
+  static constexpr int kQuads = kWords_ / 4;      // 16 bytes in it
   static constexpr int kRowBlocks = kRowBlocks_;  // of 64 rows for each warpgroup
   static constexpr int kColumnBlocks = kColumns_ / kColumnBlock;
   static constexpr int kSums = kColumns_ / 2;  // of a thread for one row block
@@ -55,8 +56,8 @@ struct Config {
   static constexpr gpu::Words kOperand = KindTraits<kKind_>::kWords;
   static constexpr int kWordElements = 4 / int(sizeof(Element));
   static constexpr int kVector = 16 / int(sizeof(Element));  // elements of a 16-byte access
+  static constexpr int kParts = kSplit ? 2 : 1;              // high and low, one after the other, in operands of eight words
   static_assert(kColumns_ % kColumnBlock == 0 && kWords_ % 8 == 0 && kRows_ % (64 * kRowBlocks_) == 0);
-  static_assert(kLoaders_ == 1 || kLoaders_ == kRows_ / (64 * kRowBlocks_));
 };
 
 /// float32 sums of a warpgroup's thread: for each row block and each 8 columns c, sum[block][4c ..] as
@@ -68,6 +69,10 @@ using Sums = float[C::kRowBlocks][C::kSums];
 __device__ __forceinline__ int row_of_thread(int row_block, int half, int thread) {
   return row_block * 64 + thread / 32 * 16 + half * 8 + thread % 32 / 4;
 }
+
+/// A value that is the same in all lanes, so that the compiler knows it too: tensor-core products wait for each other in paths that it
+/// takes for divergent.
+__device__ __forceinline__ int uniform(int value) { return __shfl_sync(0xffffffffu, value, 0); }
 
 struct Tile {
   int row;     ///< row tile
@@ -85,18 +90,16 @@ __device__ __forceinline__ Tile tile_of(const ImplicitGeometry& g, int number) {
   return tile;
 }
 
-/// A line of a tile: consecutive positions of one sample.
-struct Line {
-  std::int64_t sample;
-  std::int64_t position;  ///< u of its first row
-  bool valid;             ///< the last tile may have lines past the end
+/// A row of the product.
+struct Row {
+  int sample;
+  int position;  ///< u - first_position
+  bool valid;    ///< rows between samples and after the last one stand for nothing
 };
 
-__device__ __forceinline__ Line line_of(const ImplicitGeometry& g, const Tile& tile, int line) {
-  const int number = tile.row * g.lines + line;
-  const int sample = g.lines_of_sample.quotient(number);
-  return {sample, g.first_position + std::int64_t{number - sample * g.lines_of_sample.divisor()} * g.line,
-          number < g.total_lines};
+__device__ __forceinline__ Row row_of(const ImplicitGeometry& g, int number) {
+  const int sample = g.sample_rows.quotient(number), position = number - sample * g.sample_rows.divisor();
+  return {sample, position, position < g.positions && sample < g.batch};
 }
 
 /// A column of the product, within its group.
@@ -141,24 +144,21 @@ struct Shared {
   __device__ __forceinline__ float* staging(int warpgroup) const {
     return reinterpret_cast<float*>(base + g.shared_bytes - (warpgroup + 1) * g.staging_bytes);
   }
-  template <class C>
-  __device__ __forceinline__ ColumnPart* columns(int warpgroup) const {
-    auto* end = reinterpret_cast<ColumnPart*>(staging(C::kWarpgroups - 1));
-    return end - (g.column_tables == 1 ? 1 : warpgroup + 1) * C::kColumns;
-  }
 };
 
-/// The tiles of a team: first, first + step, ... A block with resident weights keeps to one column tile.
+/// The tiles of a team: first, first + step, ... below end. A block with resident weights keeps to one column tile, and each of its teams
+/// to rows next to each other, so that most of its tiles are of the same sample.
 struct TileRange {
-  int first, step;
+  int first, step, end;
 
   __device__ __forceinline__ TileRange(const ImplicitGeometry& g, int team) {
     const int block = static_cast<int>(blockIdx.x), blocks = static_cast<int>(gridDim.x);
-    step = blocks * g.teams;
-    first = block;
+    first = block, step = blocks, end = g.tiles;
     if (g.resident) {
-      const int row = g.tile_divisor.quotient(block);
-      first = (row * g.teams + team) * g.all_column_tiles + block - row * g.all_column_tiles;
+      step = g.all_column_tiles;
+      const int column = block % step, part = block / step * g.teams + team, parts = blocks / step * g.teams;
+      first = uniform(static_cast<int>(std::int64_t{g.row_tiles} * part / parts) * step + column);
+      end = uniform(static_cast<int>(std::int64_t{g.row_tiles} * (part + 1) / parts) * step);
     }
   }
 };
@@ -182,12 +182,13 @@ struct Chunk {
   }
 };
 
-/// Number of elements by which a channels_first line is loaded too early, so that 16-byte copies are aligned.
-template <class C>
-__device__ __forceinline__ int lead_of(const ImplicitGeometry& g, const Chunk& chunk) {
-  if (C::kChannelsLast || g.x_copy == XCopy::elements) return 0;
-  const std::int64_t last_tap = std::int64_t{chunk.tap_block} * g.chunk_taps + g.chunk_taps - 1;
-  return static_cast<int>((g.first_position - last_tap * g.input_step) & (C::kVector - 1));
+/// Taps of a chunk that exist: the last block of taps may be shorter.
+__device__ __forceinline__ int taps_of(const ImplicitGeometry& g, const Chunk& chunk) {
+  const int left = g.taps - chunk.tap_block * g.chunk_taps;
+  return left < g.chunk_taps ? left : g.chunk_taps;
 }
+
+/// The slot, in a stage of x, that a team's row 0 reads for tap `tap` of the chunk.
+__device__ __forceinline__ int slot_of(const ImplicitGeometry& g, int tap) { return (g.chunk_taps - 1 - tap) * g.input_step; }
 
 }  // namespace convt_gemm::implicit

@@ -16,9 +16,7 @@ int shared_limit(int compute_capability) {
 }
 
 /// Of one warpgroup. More rows in a run make longer stores, which pays up to here.
-constexpr int kStagingLimit = 18 << 10;
-/// Below this a row of x is copied by threads: an engine's copy costs about as much as ten of theirs.
-constexpr int kShortestBulkCopy = 256;
+constexpr int kStagingLimit = 20 << 10;
 /// More taps in a chunk save reloading x for them, and cost stages.
 constexpr int kMostChunkTaps = 4;
 
@@ -27,19 +25,6 @@ std::int64_t floor_div(std::int64_t a, std::int64_t b) { return a >= 0 ? a / b :
 /// The smallest number from `least` on that leaves `rest` modulo `modulus`.
 int next_with_rest(std::int64_t least, int rest, int modulus) {
   return int(round_up(least - rest, modulus) + rest);
-}
-
-int log2_of(int power) {
-  int log2 = 0;
-  while ((1 << log2) < power) ++log2;
-  return log2;
-}
-
-/// Rows in whole tiles over rows asked for, and what the halo adds to the loads of a line.
-double line_cost(std::int64_t positions, std::int64_t batch, int line, int rows, int halo) {
-  const std::int64_t lines = batch * ceil_div(positions, line);
-  const double tiles = double(ceil_div(lines, rows / line));
-  return tiles * rows / double(positions * batch) * (1 + 0.15 * halo / line);
 }
 
 bool fits_int32(const Problem& problem) {
@@ -77,82 +62,82 @@ void set_problem(const Problem& problem, ImplicitGeometry* g) {
   g->compact = std::int64_t{g->residues - 1} * g->dilation < g->stride;
 }
 
-/// false if there are more lines than the kernel counts.
-bool set_rows(const ImplicitTile& tile, ImplicitGeometry* g) {
-  const std::int64_t reach = std::int64_t{g->residues - 1} * g->dilation;
+/// false if there are more rows than the kernel counts.
+bool set_rows(ImplicitGeometry* g) {
+  const std::int64_t reach = std::int64_t{g->residues - 1} * g->dilation, halo = std::int64_t{g->taps - 1} * g->input_step;
   g->first_position = floor_div(g->padding - (g->compact ? 0 : reach), g->stride);
   const std::int64_t positions = floor_div(g->padding + g->output - 1, g->stride) + 1 - g->first_position;
-  const int halo = (std::min(g->taps, kMostChunkTaps) - 1) * std::min(g->input_step, 1 << 20);
-  g->line = g->team_rows;
-  for (int line = g->team_rows / 2; line >= 8; line /= 2) {
-    if (line_cost(positions, g->batch, line, g->team_rows, halo) < line_cost(positions, g->batch, g->line, g->team_rows, halo)) g->line = line;
-  }
-  g->log2_line = log2_of(g->line);
-  g->lines = g->team_rows / g->line;
-  g->log2_lines = log2_of(g->lines);
-  const std::int64_t lines_of_sample = ceil_div(positions, g->line), total = lines_of_sample * g->batch;
-  if (total > std::numeric_limits<std::int32_t>::max() / 2) return false;
-  g->lines_of_sample = FastDiv<std::int32_t>(lines_of_sample);
-  g->total_lines = int(total);
-  g->row_tiles = int(ceil_div(total, g->lines));
-  g->segment = std::min(g->line, tile.warpgroup_rows());
-  g->log2_segment = log2_of(g->segment);
-  g->segments = tile.warpgroup_rows() / g->segment;
+  // The zeros before a sample may be those after the one before it.
+  const std::int64_t before = std::max<std::int64_t>(0, halo - g->first_position);
+  const std::int64_t after = std::max<std::int64_t>(0, positions + g->first_position - g->input);
+  const std::int64_t sample_rows = positions + halo - std::min({halo, before, after});
+  constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max() - (1 << 20);
+  if (halo > kMost || sample_rows > kMost || g->batch * sample_rows + halo > kMost) return false;
+  g->positions = int(positions), g->halo = int(halo);
+  g->sample_rows = FastDiv<std::int32_t>(sample_rows);
+  g->row_tiles = int(ceil_div(g->batch * sample_rows, g->team_rows));
   return true;
 }
 
-/// Columns and how they are stored in passes over 8 `pass_cores` of them. false if a pass does not fit the staging buffer.
-bool set_columns(int element, int pass_cores, const ImplicitTile& tile, ImplicitGeometry* g) {
-  const int vector = 16 / element, pass_columns = 8 * pass_cores, rows = tile.warpgroup_rows();
-  const bool whole_block = pass_columns == kColumnBlock;
-  g->pass_cores = pass_cores;
+/// Columns and how they are stored. false if a block does not fit a staging buffer.
+bool set_columns(int element, bool each_its_buffer, const ImplicitTile& tile, ImplicitGeometry* g) {
+  const int vector = 16 / element, rows = tile.warpgroup_rows();
   g->minors = g->channels_last ? g->out_channels : g->residues;
   g->majors = g->channels_last ? g->residues : g->out_channels;
   const bool together = g->minors <= kColumnBlock;
   g->block_majors = together ? std::min(kColumnBlock / g->minors, g->majors) : 1;
-  // A pass that is not a whole block must not part the minor indices that make a run.
   g->store = g->channels_last ? Store::channels : !g->compact ? Store::scattered : together ? Store::rows : Store::positions;
-  if (!whole_block && (g->store != Store::rows || pass_columns % g->minors != 0)) return false;
-  std::int64_t length = 0;
+  g->segments = (rows - 2) / g->sample_rows.divisor() + 2;
+  std::int64_t length = 0, span = 0;  // of a run's outputs, and its place in the staging buffer
   switch (g->store) {
     case Store::rows:
-      length = std::int64_t{g->segment} * g->stride;
+      length = std::int64_t{std::min(rows, g->positions)} * g->stride;
+      span = std::int64_t{rows} * g->stride + (g->segments - 1) * 2 * vector + vector - 1;
       break;
     case Store::positions:  // the last residue's cell reaches to the next position
       length = std::int64_t{kColumnBlock - 1} * g->dilation +
                std::max<std::int64_t>(g->dilation, g->stride - std::int64_t{g->residues - 1} * g->dilation);
+      span = length + vector - 1;
       break;
     case Store::channels:
       length = std::min(g->minors, kColumnBlock);
+      span = length + vector - 1;
       break;
     case Store::scattered:
-      length = rows;
+      length = span = rows;
   }
-  if (length > 3 * kStagingLimit) return false;
+  if (span > 3 * kStagingLimit) return false;
   g->run_length = int(length);
   // The eight rows and four columns that a warp writes at a time should meet in as few banks as 16-byte alignment allows. With two
   // residues neighbouring columns are a run apart and rows two floats, else columns are two runs or less than a run apart.
-  g->run_pitch = g->store == Store::rows && g->residues == 2 ? next_with_rest(length + vector - 1, 8, 16)
-                                                             : next_with_rest(length + vector - 1, 4, 8);
-  g->run_vectors = FastDiv<std::int32_t>(ceil_div(length + vector - 1, vector));
+  g->run_pitch = g->store == Store::rows && g->residues == 2 ? next_with_rest(span, 8, 16) : next_with_rest(span, 4, 8);
+  g->run_vectors = int(std::max<std::int64_t>(1, length / vector));
+  g->log2_run_lanes = 0;
+  while (g->log2_run_lanes < 5 && (1 << g->log2_run_lanes) < g->run_vectors) ++g->log2_run_lanes;
   if (g->store == Store::scattered) {
     g->runs = kColumnBlock;
-    g->major_runs = FastDiv<std::int32_t>(1);
-    g->staging_bytes = int(round_up(std::int64_t{g->runs} * g->run_pitch * 4, 128));
+    g->run_majors = FastDiv<std::int32_t>(1);
+    g->buffer_floats = g->runs * g->run_pitch;
   } else {
-    const int major_runs = g->store == Store::rows ? g->segments : rows;
-    const std::int64_t major_bytes = major_runs * (g->run_pitch * std::int64_t{4} + std::int64_t{sizeof(Run)});
-    int majors = std::min(g->block_majors, pass_columns / (together ? g->minors : kColumnBlock));
-    if (whole_block) {  // fewer major indices in a block than it has room for: columns are wasted, but runs stay whole
-      majors = std::max<int>(1, std::min<std::int64_t>(majors, kStagingLimit / major_bytes));
-      g->block_majors = majors;
-    }
+    const bool shared_pitch = g->store == Store::rows;  // by a channel's segments
+    const std::int64_t major_runs = shared_pitch ? g->segments : rows;
+    const std::int64_t major_bytes = (shared_pitch ? 1 : major_runs) * g->run_pitch * std::int64_t{4} + major_runs * std::int64_t{sizeof(Run)};
+    // Fewer major indices in a block than it has room for: columns are wasted, but runs stay whole.
+    const int majors = int(std::max<std::int64_t>(1, std::min<std::int64_t>(g->block_majors, kStagingLimit / major_bytes)));
+    g->block_majors = majors;
     if (majors * major_bytes > (majors == 1 ? 3 : 1) * kStagingLimit) return false;
-    g->runs = majors * major_runs;
-    g->major_runs = FastDiv<std::int32_t>(g->store == Store::rows ? major_runs : majors);
-    g->staging_bytes = int(round_up(majors * major_bytes, 128));
+    g->runs = int(majors * major_runs);
+    g->run_majors = FastDiv<std::int32_t>(majors);
+    g->buffer_floats = int(majors * (shared_pitch ? 1 : major_runs) * g->run_pitch);
   }
-  g->column_tables = g->resident ? 1 : tile.warpgroups();
+  const int blocks_of_tile = tile.columns / kColumnBlock;
+  const int tables = std::max(g->runs, blocks_of_tile * g->run_majors.divisor()) * int(sizeof(Run)) + tile.columns * int(sizeof(Place));
+  g->buffers = each_its_buffer ? blocks_of_tile : 1;
+  g->spare = g->buffers * g->buffer_floats;
+  // Sums of columns that stand for nothing are written like others, to a place that nobody reads.
+  const bool all_used = together && g->block_majors * g->minors == kColumnBlock && g->majors % (g->block_majors * blocks_of_tile) == 0;
+  const int spare_floats = all_used || g->store != Store::rows ? 0 : g->run_pitch;
+  g->staging_bytes = int(round_up(std::int64_t{g->spare + spare_floats} * 4 + tables, 128));
   g->minors_of_block = FastDiv<std::int32_t>(std::min(g->minors, kColumnBlock));
   g->minor_blocks = FastDiv<std::int32_t>(together ? 1 : ceil_div(g->minors, kColumnBlock));
   const std::int64_t blocks = ceil_div(g->majors, g->block_majors) * g->minor_blocks.divisor();
@@ -164,9 +149,9 @@ bool set_columns(int element, int pass_cores, const ImplicitTile& tile, Implicit
   return true;
 }
 
-/// Copies of x and weights for chunks of `chunk_taps` taps; false if there is no room for two stages.
+/// Stages for chunks of `chunk_taps` taps; false if there is no room for two.
 bool set_chunks(int element, bool split, int chunk_taps, const ImplicitTile& tile, const DeviceTraits& traits, ImplicitGeometry* g) {
-  const int word_elements = 4 / element, vector = 16 / element;
+  const int word_elements = 4 / element, parts = split ? 2 : 1;
   const std::int64_t halo = std::int64_t{chunk_taps - 1} * g->input_step;
   if (halo > 4096) return false;
   g->chunk_taps = chunk_taps;
@@ -174,31 +159,13 @@ bool set_chunks(int element, bool split, int chunk_taps, const ImplicitTile& til
   g->channel_blocks = int(ceil_div(g->in_channels, tile.words * word_elements));
   if (std::int64_t{g->tap_blocks} * g->channel_blocks > std::numeric_limits<std::int32_t>::max() / 8) return false;
   g->chunks = g->tap_blocks * g->channel_blocks;
-  std::int64_t x_bytes;
-  if (g->channels_last) {
-    const bool aligned = g->in_channels % vector == 0;
-    g->x_copy = aligned ? XCopy::vectors : XCopy::elements;
-    g->span = g->line + int(halo);
-    g->x_pitch = next_with_rest(tile.words, 4, 8);  // words; an odd number of 16-byte units spreads eight positions over the banks
-    const int channels = tile.words * word_elements;
-    g->row_items = FastDiv<std::int32_t>(aligned ? channels / vector : channels);
-    x_bytes = std::int64_t{g->lines} * g->span * g->x_pitch * 4;
-  } else {
-    const bool aligned = g->input % vector == 0;
-    g->span = int(round_up(g->line + halo + (aligned ? vector - 1 : 0), vector));
-    // 8 elements modulo 32 spread the channels of a fragment over the banks.
-    g->x_pitch = next_with_rest(std::int64_t{g->lines} * g->span, 8, 32);
-    g->x_copy = !aligned ? XCopy::elements
-                : tile.family == Family::sm90 && g->span * element >= kShortestBulkCopy ? XCopy::bulk : XCopy::vectors;
-    g->row_items = FastDiv<std::int32_t>(!aligned ? g->span : g->x_copy == XCopy::bulk ? 1 : g->span / vector);
-    x_bytes = std::int64_t{tile.words} * word_elements * g->x_pitch * element;
-  }
-  x_bytes = round_up(x_bytes, 128);
-  const std::int64_t weight_bytes = std::int64_t{chunk_taps} * tile.words * tile.columns * 4 * (split ? 2 : 1);
+  g->slots = int(g->team_rows + halo) | 1;  // odd, so that one slot of eight neighbouring depths is in eight banks
+  g->whole_quads = g->channels_last && g->in_channels % (16 / element) == 0;
+  const std::int64_t x_bytes = round_up(std::int64_t{g->slots} * 16 * (tile.words / 4) * parts, 128);
+  const std::int64_t weight_bytes = std::int64_t{chunk_taps} * tile.words * tile.columns * 4 * parts;
   const std::int64_t weights = g->resident ? weight_bytes * g->chunks : 0;
   const std::int64_t stage_bytes = g->teams * x_bytes + (g->resident ? 0 : weight_bytes);
-  const std::int64_t fixed = kBarrierBytes + std::int64_t{tile.warpgroups()} * g->staging_bytes +
-                             g->column_tables * tile.columns * std::int64_t{sizeof(ColumnPart)} + weights;
+  const std::int64_t fixed = kBarrierBytes + std::int64_t{tile.warpgroups()} * g->staging_bytes + weights;
   const std::int64_t room = shared_limit(traits.compute_capability) - fixed;
   if (room < 2 * stage_bytes) return false;
   g->x_bytes = int(x_bytes), g->weight_bytes = int(weight_bytes);
@@ -232,18 +199,20 @@ bool make_implicit_geometry(const Problem& problem, Precision precision, const I
   if (problem.dtype == DType::float64 || !one_axis(problem) || !fits_int32(problem)) return false;
   const int element = int(size_of(problem.dtype));
   const bool split = problem.dtype == DType::float32 && precision == Precision::tf32x3;
-  // Resident weights before streamed ones, three stages before two, long runs before short ones, many taps for a copy of x before few.
+  // Resident weights before streamed ones, three stages before two, many taps for a copy of x before few.
   for (const bool resident : {true, false}) {
     ImplicitGeometry g{};
     set_problem(problem, &g);
     g.resident = resident;
     g.teams = resident ? tile.warpgroups() : 1;
     g.team_rows = tile.rows / g.teams;
-    if (!set_rows(tile, &g)) continue;
+    while ((1 << g.log2_team_rows) < g.team_rows) ++g.log2_team_rows;
+    if (1 << g.log2_team_rows != g.team_rows) continue;
+    if (!set_rows(&g)) continue;
     const int most_taps = std::min(g.taps, kMostChunkTaps);
     for (const int least_stages : {3, 2}) {
-      for (const int pass_cores : {4, 2, 1}) {
-        if (!set_columns(element, pass_cores, tile, &g)) continue;
+      for (const bool each_its_buffer : {true, false}) {
+        if (!set_columns(element, each_its_buffer, tile, &g) || (each_its_buffer && g.store != Store::rows)) continue;
         for (int chunk_taps = most_taps; chunk_taps > (least_stages == 3 ? most_taps - 1 : 0); --chunk_taps) {
           if (!set_chunks(element, split, chunk_taps, tile, traits, &g) || g.stages < least_stages) continue;
           if (!set_order(traits, &g)) break;

@@ -36,24 +36,17 @@ struct ImplicitTile {
   Family family;
   int rows;         ///< positions of a block: 64 row_blocks for each warpgroup that multiplies
   int columns;      ///< (out channel, residue) pairs, a multiple of kColumnBlock
-  int words;        ///< depth of a chunk for each tap, in words of 32 bits: one float32 channel or two 16-bit ones
+  int words;        ///< depth of a chunk for each tap, in words of 32 bits: one float32 channel or two 16-bit ones; a multiple of 8
   int row_blocks;   ///< blocks of 64 rows that a warpgroup has
-  int loaders;      ///< warpgroups that load: 1, or as many as multiply
+  int loaders;      ///< warpgroups that load
   constexpr int warpgroup_rows() const { return 64 * row_blocks; }
   constexpr int warpgroups() const { return rows / warpgroup_rows(); }  ///< that multiply
   constexpr int threads() const { return (warpgroups() + loaders) * kWarpgroup; }
 };
 
-/// How x comes into shared memory.
-enum class XCopy : std::int8_t {
-  elements,  ///< one element at a time: rows that are not aligned to 16 bytes
-  vectors,   ///< cp.async of 16 bytes
-  bulk,      ///< one bulk copy for each row: long rows, sm_90
-};
-
 /// How sums are put together to consecutive outputs ("runs") before they are stored.
 enum class Store : std::int8_t {
-  rows,       ///< channels_first, all residues in one column block: a run is a line's part of an output row
+  rows,       ///< channels_first, all residues in one column block: a run is a part of an output row
   positions,  ///< channels_first, more residues than a block holds: a run is the outputs of one position
   channels,   ///< channels_last: a run is the channels of one output position
   scattered,  ///< channels_first, residues of one position reach past the next position: element by element
@@ -81,13 +74,16 @@ struct ImplicitGeometry {
   // in shared memory as a whole, each warpgroup is a team of its own, and one stores while the other multiplies; else all
   // warpgroups share what is loaded.
   int teams;
-  int team_rows;  ///< positions of a tile
+  int team_rows, log2_team_rows;  ///< positions of a tile, a power of two
 
-  // Rows: lines of `line` consecutive positions u of one sample, `lines` of them in a tile.
+  // Rows: the positions of all samples one after the other, so that a tile of short samples is as full as one of a long one. Sample
+  // n has rows n sample_rows + (u - first_position). x is laid out likewise, `halo` slots further: row p reads slot
+  // p + halo - j D' for tap j, and slot n sample_rows + e holds x[first_position - halo + e] of sample n. Samples lie as close as
+  // the zeros around them allow.
   std::int64_t first_position;  ///< lowest u that reaches an output
-  int line, log2_line, lines, log2_lines;
-  FastDiv<std::int32_t> lines_of_sample;
-  int total_lines;
+  int positions;                ///< that do, of a sample
+  int halo;
+  FastDiv<std::int32_t> sample_rows;
   int row_tiles;
 
   // Columns, in blocks of kColumnBlock. The minor index runs fastest: the residue in channels_first, the channel in
@@ -103,29 +99,30 @@ struct ImplicitGeometry {
   // Depth: chunks of `words` channel words times `chunk_taps` taps.
   int chunk_taps, tap_blocks, channel_blocks, chunks;
 
-  // Shared memory, bytes unless said otherwise.
-  XCopy x_copy;
-  int span;          ///< elements (channels_last: positions) of a line with its halo
-  int x_pitch;       ///< elements from one channel to the next (channels_last: words from one position to the next)
-  FastDiv<std::int32_t> row_items;  ///< copies of one row of x: vectors or elements
+  // Shared memory, bytes unless said otherwise. A stage of x has, for each four words of depth, `slots` slots of 16 bytes, one for
+  // each position; shifting a tap is then a shift by 16 bytes.
+  int slots;         ///< rows of a team and their halo
+  bool whole_quads;  ///< channels_last: 16 bytes of channels are aligned and all of the group
   int x_bytes;       ///< of one stage
   int weight_bytes;  ///< of one chunk
   int stages;        ///< of each team's ring
   bool resident;     ///< every chunk of the weights has its own place and is loaded once; a team is one warpgroup
   bool packed;       ///< weights are read from the workspace, where a first kernel has put them as the chunks need them
 
-  // Sums leave the registers in passes over 8 pass_cores columns of a warpgroup's rows.
+  // Sums leave the registers a column block at a time, or, if there is a staging buffer for each block, all at once.
   Store store;
-  int pass_cores;                       ///< 1, 2 or 4
-  int segment, log2_segment, segments;  ///< a warpgroup's rows as parts of lines
-  int run_length;                       ///< outputs
-  int run_pitch;                        ///< floats from one run to the next in the staging buffer
-  FastDiv<std::int32_t> run_vectors;    ///< 16-byte vectors that a run may touch
-  FastDiv<std::int32_t> major_runs;     ///< rows: runs of one major index; else: major indices of one row
-  int runs;                             ///< of a pass
-  int column_tables;                    ///< one for each warpgroup, or one for all if all keep to the same columns
-  int staging_bytes;                    ///< of one warpgroup, with the table of runs
-  int shared_bytes;                     ///< all
+  int segments;                      ///< rows: samples that a warpgroup's rows may be of
+  int run_length;                    ///< outputs
+  int run_pitch;                     ///< floats from one run (rows: from one channel) to the next in the staging buffer
+  int run_vectors;                   ///< most whole 16-byte vectors of a run
+  int log2_run_lanes;                ///< lanes that store a run together, at most 32
+  FastDiv<std::int32_t> run_majors;  ///< major indices of a column block that has runs
+  int runs;                          ///< most of a block
+  int buffers;                       ///< staging buffers of a warpgroup: one, or one for each column block
+  int buffer_floats;
+  int spare;                         ///< floats from the start of the staging buffers to where sums of no column go
+  int staging_bytes;                 ///< of one warpgroup, with the tables of runs and of places
+  int shared_bytes;                  ///< all
 
   // Order of the tiles.
   FastDiv<std::int32_t> tile_divisor;  ///< tile number -> (quotient, remainder)
@@ -136,16 +133,17 @@ struct ImplicitGeometry {
 
 /// A run of outputs, as the threads that store it find it in shared memory.
 struct alignas(16) Run {
-  std::int64_t start;  ///< index in y of its first output, which may lie outside of y's row
-  int begin, end;      ///< the part that exists
+  std::int64_t first;   ///< its first aligned 16 bytes, in bytes from the start of y
+  std::int32_t staged;  ///< where they are in the staging buffer, in bytes
+  std::uint16_t whole;  ///< how many whole vectors there are from there on
+  std::uint8_t head;    ///< outputs before them
+  std::uint8_t tail;    ///< and after
 };
 
-/// What a column gives to the places of its sums: see Epilogue::stage.
-struct alignas(16) ColumnPart {
-  int at;
-  std::uint32_t shift;
+/// Where a column's sums go in the staging buffers: see Epilogue.
+struct alignas(8) Place {
+  std::int32_t at;
   float bias;
-  int cell;  ///< outputs from this column's to the next one with taps; 0 if the column stands for nothing
 };
 
 /// Bytes of shared memory before the operands: the barriers.

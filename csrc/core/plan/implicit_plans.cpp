@@ -1,6 +1,7 @@
 #include "plan/implicit_plans.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "plan/arithmetic.h"
 #include "plan/implicit_table.h"
@@ -8,49 +9,49 @@
 namespace convt_gemm {
 namespace {
 
-// The model's constants, for one H200 with 132 multiprocessors. Those marked (m) were measured on other kernels of this library
-// or on its hardware; the others are estimates until the fused kernels have been measured. They only order plans.
-constexpr double kCopyBandwidth = 4.28e12;     // bytes/s of device memory, read + written (m)
-constexpr double kStoreBandwidth = 3.6e12;     // bytes/s, rows of any alignment (m)
-constexpr double kCacheBandwidth = 5.5e12;     // bytes/s from the L2 cache into all multiprocessors
-constexpr double kWeightBandwidth = 3.0e12;    // bytes/s of weights that threads put in order, all multiprocessors
-constexpr double kSecondLoader = 1.6;          // times that, if two warpgroups load in turn
-constexpr double kLaunch = 2.5e-6;             // seconds (m)
-constexpr double kFill = 2e-6;                 // from a block's start to its first product, and from the last to its end
-constexpr double kMultiprocessors = 132;
-
-/// FLOP/s of the tensor cores at the columns of a tile; narrow tiles wait for the operand that comes from registers.
-double tensor_rate(const ImplicitInstance& instance) {
-  const bool half = size_of(instance.dtype) == 2, sm90 = instance.tile.family == Family::sm90;
-  const double full = sm90 ? (half ? 560e12 : 330e12) : (half ? 240e12 : 130e12);
-  const double narrow = sm90 ? (instance.tile.columns >= 128 ? 1.0 : instance.tile.columns >= 64 ? 0.75 : 0.45) : 1.0;
-  return full * narrow / (instance.precision == Precision::tf32x3 ? 3 : 1);
-}
+// The model's constants, fitted to 552 measured times of these kernels (23 problems, every instance) on one H200 with 132
+// multiprocessors at 1.75 GHz; see implicit/PERFORMANCE.md. They predict a time within 22 % (root mean square).
+constexpr double kCopyBandwidth = 4.28e12;  // bytes/s of device memory, read + written
+constexpr double kMemorySlack = 2.07;       // times the least time of memory that these kernels take at their best
+constexpr double kClock = 1.75e9;
+constexpr double kLaunch = 4e-6;            // seconds, with filling and emptying the pipeline
+constexpr double kPacking = 3e-6;           // seconds, besides its bytes
+// Cycles of a tile in a warpgroup that multiplies.
+constexpr double kTile = 3100;
+constexpr double kProduct = 4.3;     // for each cycle of the tensor cores
+constexpr double kChunk = 1000;
+constexpr double kFillColumn = 34;   // a column, if its outputs without taps are written anew for each tile
+constexpr double kShortColumn = 56;  // a column, if runs are of one position
+// Cycles of a chunk in a warpgroup that loads.
+constexpr double kLoad = 1730;
+constexpr double kElement = 30, kSplitElement = 57;  // an element of x of each thread
+constexpr double kWeight = 84;                       // an element of the weights of each thread
+constexpr double kSecondLoader = 4.0 / 3;            // threads gained by it where each team has its own
 
 void predict(const Problem& problem, const ImplicitInstance& instance, const ImplicitGeometry& g, Plan* plan) {
   const double item = double(size_of(problem.dtype));
-  const double x = item * double(problem.input_elements()), y = item * double(problem.output_elements());
   const double weight = item * double(problem.weight_elements());
-  plan->bytes = x + y + weight;
+  plan->bytes = item * double(problem.input_elements() + problem.output_elements()) + weight;
   plan->flops = 2.0 * double(problem.batch) * double(problem.input_positions()) * double(problem.in_channels) *
                 double(problem.group_out_channels()) * double(problem.taps());
 
-  // What one block does one after the other for each of its tiles; memory serves all blocks at once.
   const ImplicitTile& tile = instance.tile;
-  const double depth = double(g.channel_blocks) * tile.words * (4 / item) * g.taps;
-  const double products = 2.0 * g.team_rows * tile.columns * depth / (tensor_rate(instance) / kMultiprocessors);
-  const double weights_of_tile = g.resident ? 0 : double(g.weight_bytes) * g.chunks;
-  const double loads = (double(g.x_bytes) * g.chunks + weights_of_tile) / (kCacheBandwidth / kMultiprocessors);
-  const double ordering = g.packed ? 0 : weights_of_tile / (kWeightBandwidth * (tile.loaders > 1 ? kSecondLoader : 1) / kMultiprocessors);
-  const double tiles = double(ceil_div(g.tiles, g.blocks));
-  const double blocks = tiles * std::max({products, loads, ordering}) +
-                        (g.resident ? double(g.weight_bytes) * g.chunks / (kWeightBandwidth / kMultiprocessors) : 0);
-  const double memory = (x + weight) / kCopyBandwidth + y / kStoreBandwidth;
-  plan->predicted_seconds = kLaunch + kFill + std::max(memory, blocks);
+  const bool split = instance.precision == Precision::tf32x3;
+  const double products = double(g.channel_blocks) * g.taps * tile.words / 8 * (split ? 3 : 1) * tile.columns / 2;
+  const double multiply = kTile + kProduct * products + kChunk * g.chunks + (g.fill && g.buffers == 1 ? kFillColumn * tile.columns : 0) +
+                          (g.store != Store::rows ? kShortColumn * tile.columns : 0);
+  const bool shared_loaders = tile.loaders > 1 && g.teams == 1;  // they take chunks in turn
+  const double threads = double(kWarpgroup) / g.teams * (tile.loaders > 1 && g.teams > 1 ? kSecondLoader : 1);
+  const double elements = double(g.slots) * tile.words * (4 / item) / threads;
+  const double weights = g.resident || g.packed ? 0 : g.weight_bytes / (item * (split ? 2 : 1)) / kWarpgroup;
+  const double load = g.chunks * (kLoad + (split ? kSplitElement : kElement) * elements + kWeight * weights) / (shared_loaders ? 2 : 1);
+  const double tiles = double(ceil_div(g.tiles, std::int64_t{g.blocks} * g.teams));
+  const double work = tiles * std::max(multiply, load) / kClock, memory = kMemorySlack * plan->bytes / kCopyBandwidth;
+  plan->predicted_seconds = kLaunch + std::pow(std::pow(work, 4) + std::pow(memory, 4), 0.25);
   if (g.packed) {
     const double packed = double(packed_weight_bytes(g));
     plan->bytes += 2 * packed;
-    plan->predicted_seconds += kLaunch + kFill + (weight + packed) / kCopyBandwidth;
+    plan->predicted_seconds += kPacking + (weight + packed) / kCopyBandwidth;
   }
 }
 
@@ -90,7 +91,7 @@ void append_implicit_plans(const Problem& problem, const DeviceTraits& traits, c
     plan.instance = int(row);
     plan.compute_capability = traits.compute_capability;
     plan.multiprocessors = traits.multiprocessors;
-    plan.piece = {problem.batch, {problem.axes[0].output(), problem.axes[1].output(), problem.axes[2].output()}};
+    plan.piece = {std::max<std::int64_t>(problem.batch, 1), {problem.axes[0].output(), problem.axes[1].output(), problem.axes[2].output()}};
     ImplicitGeometry geometry;
     if (!make_implicit_geometry(problem, plan.precision, instance.tile, traits, &geometry)) continue;
     for (bool packed : {false, true}) {
@@ -105,17 +106,24 @@ void append_implicit_plans(const Problem& problem, const DeviceTraits& traits, c
 }
 
 Status implicit_geometry_of(const Problem& problem, const Plan& plan, ImplicitGeometry* geometry) {
-  bool fits = plan.instance >= 0 && plan.instance < int(kImplicitInstances);
-  if (fits) {
-    const ImplicitInstance& instance = implicit_instances()[plan.instance];
-    fits = plan.device == Device::cuda && serves(instance, problem, plan.precision) && runs_on(instance.tile.family, plan.compute_capability) &&
-           plan.multiprocessors > 0 && make_implicit_geometry(problem, plan.precision, instance.tile, traits_of(plan), geometry);
+  if (plan.instance < 0 || plan.instance >= int(kImplicitInstances)) {
+    return Status::invalid("expected plan.instance to be non-negative and below " + std::to_string(kImplicitInstances) + ", but got " +
+                           std::to_string(plan.instance));
   }
+  if (plan.device != Device::cuda || plan.dtype != problem.dtype) {
+    return Status::invalid("expected a CUDA plan for " + std::string(name_of(problem.dtype)) + ", but got " + plan.name());
+  }
+  const ImplicitInstance& instance = implicit_instances()[plan.instance];
+  bool fits = serves(instance, problem, plan.precision) && runs_on(instance.tile.family, plan.compute_capability) &&
+              plan.multiprocessors > 0 && make_implicit_geometry(problem, plan.precision, instance.tile, traits_of(plan), geometry);
   if (fits) {
     geometry->packed = plan.packed_weight;
     fits = packed_weight_bytes(*geometry) <= std::int64_t(plan.workspace_bytes);
   }
-  if (!fits) return Status::invalid("expected a plan that was made for " + to_string(problem) + ", but got one of another problem");
+  if (!fits) {
+    return Status::invalid("expected a plan that was made for " + to_string(problem) + ", but got " + plan.name() +
+                           " of another problem");
+  }
   return {};
 }
 

@@ -32,8 +32,6 @@ std::vector<Plan> plans_of_every_algorithm(const Problem& problem, const DeviceT
   }
   std::stable_sort(plans.begin(), plans.end(),
                    [](const Plan& a, const Plan& b) { return a.predicted_seconds < b.predicted_seconds; });
-  // These kernels have not run on a GPU yet: the planner offers them, but does not choose them by itself.
-  std::stable_partition(plans.begin(), plans.end(), [](const Plan& plan) { return plan.algorithm == Algorithm::gemm_col2im; });
   return plans;
 }
 

@@ -14,6 +14,7 @@
 #include <exception>
 #include <memory>
 #include <new>
+#include <optional>
 #include <ostream>
 #include <random>
 #include <sstream>
@@ -103,7 +104,7 @@ struct Fiber {
 /// Lanes of a warp that have come to an operation that needs all of `lanes`.
 struct Meeting {
   const char* operation;               // compared as a pointer: each operation names itself in one place
-  std::array<std::uint64_t, 2> key;  // what the lanes must agree about
+  std::array<std::uint64_t, 3> key;    // what the lanes must agree about
   std::uint32_t lanes;
   std::uint32_t arrived;
   bool may_exit;  // the operation does without lanes that have exited
@@ -120,15 +121,26 @@ struct Sums {
   std::vector<float> values = {};
 };
 
-struct Product {
+/// What the warps of a warpgroup must agree about.
+struct ProductKey {
   Words words;
   int columns;
-  std::uint32_t a[kWarp][4];
-  std::uint64_t descriptor;
+  std::optional<std::uint64_t> a;  // its descriptor; none if it is in registers
+  std::uint64_t b;
   bool accumulate;
+  Source at;
+};
+
+/// A warp's share of operand a, as its lanes hold it in registers.
+struct Rows {
+  std::uint32_t of_lane[kWarp][4];
+};
+
+struct Product {
+  ProductKey key;
+  Rows a;  // unless it is in shared memory
   std::shared_ptr<Sums> sums;
   std::uint64_t group;
-  Source at;
 };
 
 struct Warp {
@@ -145,15 +157,6 @@ struct Warp {
   std::uint64_t groups_waited_for = 0;
   std::uint64_t last_product_end = 0;  // one past its group
   Source last_product = {"", 0};
-};
-
-/// What the warps of a warpgroup must agree about.
-struct ProductKey {
-  Words words;
-  int columns;
-  std::uint64_t descriptor;
-  bool accumulate;
-  Source at;
 };
 
 struct NamedBarrier {
@@ -232,7 +235,7 @@ class Launch {
   void bulk_copy(void* shared, const void* global, std::uint32_t bytes, std::uint64_t* word, Source at);
 
   /// Comes to an operation of several lanes and waits until it is done.
-  void meet(const char* operation, std::array<std::uint64_t, 2> key, std::uint32_t lanes, bool may_exit, void* argument,
+  void meet(const char* operation, std::array<std::uint64_t, 3> key, std::uint32_t lanes, bool may_exit, void* argument,
             bool (*complete)(Warp&, Meeting&), Source at);
   bool arrive_at_named_barrier(Warp& warp, int id, int threads, Source at);
   void start_product(Warp& warp, Product product, const std::array<float*, kWarp>& sums);
@@ -262,7 +265,11 @@ class Launch {
   void finish_copy(const Copy& copy);
   void finish_bulk_copy(std::size_t index);
   void finish_product(Warp& warp, const Product& product);
-  std::vector<std::uint32_t> product_operand(const ProductKey& key);
+  void execute_product(const Warp& warp, const Product& product, float* const (&sums)[kWarp]);
+  Rows product_rows(const Warp& warp, const Product& product);
+  std::vector<std::uint32_t> product_columns(const Product& product);
+  std::vector<std::uint32_t> shared_operand(const char* name, std::uint64_t descriptor, int first, int count,
+                                            Source at);
 
   std::string describe(const Fiber& fiber) const;
   std::string describe_waiting(const Fiber& fiber) const;
@@ -671,7 +678,7 @@ void Launch::finish_bulk_copy(std::size_t index) {
 
 // --- Operations of several lanes -----------------------------------------------------------------------------------
 
-void Launch::meet(const char* operation, std::array<std::uint64_t, 2> key, std::uint32_t lanes, bool may_exit,
+void Launch::meet(const char* operation, std::array<std::uint64_t, 3> key, std::uint32_t lanes, bool may_exit,
                   void* argument, bool (*complete)(Warp&, Meeting&), Source at) {
   Fiber& fiber = *running_;
   Warp& warp = *fiber.warp;
@@ -733,22 +740,24 @@ void Launch::complete_block_barrier() {
 
 // --- Warpgroup products --------------------------------------------------------------------------------------------
 
-/// The words of b, in [depth][column], as they are in shared memory now.
-std::vector<std::uint32_t> Launch::product_operand(const ProductKey& key) {
-  const auto field = [&](int bit) { return std::uint32_t(key.descriptor >> bit & 0x3fffu) << 4; };
-  const std::uint32_t start = field(0), depth_stride = field(16), column_stride = field(32);
-  std::vector<std::uint32_t> words(std::size_t(kWordsDeep * key.columns));
-  for (int column = 0; column < key.columns; column += 8) {
+/// `count` vectors of an operand, rows of a or columns of b, from `first` on (multiples of 8): their words, in
+/// [depth][vector], as they are in shared memory now.
+std::vector<std::uint32_t> Launch::shared_operand(const char* name, std::uint64_t descriptor, int first, int count,
+                                                  Source at) {
+  const auto field = [&](int bit) { return std::uint32_t(descriptor >> bit & 0x3fffu) << 4; };
+  const std::uint32_t start = field(0), depth_stride = field(16), vector_stride = field(32);
+  std::vector<std::uint32_t> words(std::size_t(kWordsDeep * count));
+  for (int vector = 0; vector < count; vector += 8) {
     for (int depth = 0; depth < kWordsDeep; depth += 4) {
-      const std::uint32_t core = start + std::uint32_t(column / 8) * column_stride +
+      const std::uint32_t core = start + std::uint32_t((first + vector) / 8) * vector_stride +
                                  std::uint32_t(depth / 4) * depth_stride;
       if (core < kSharedBase || core - kSharedBase + 128 > shared_.bytes()) {
-        fail(key.at, text("has the operand of warpgroup_multiply outside shared memory, at byte ",
-                          std::int64_t(core) - kSharedBase));
+        fail(at, text("has operand ", name, " of warpgroup_multiply outside shared memory, at byte ",
+                      std::int64_t(core) - kSharedBase));
       }
       for (int n = 0; n < 8; ++n) {
         for (int k = 0; k < 4; ++k) {
-          std::memcpy(&words[std::size_t((depth + k) * key.columns + column + n)],
+          std::memcpy(&words[std::size_t((depth + k) * count + vector + n)],
                       shared_.data() + (core - kSharedBase) + n * 16 + k * 4, 4);
         }
       }
@@ -757,19 +766,45 @@ std::vector<std::uint32_t> Launch::product_operand(const ProductKey& key) {
   return words;
 }
 
+/// The warp's rows of a: what its lanes passed, or what is in shared memory now.
+Rows Launch::product_rows(const Warp& warp, const Product& product) {
+  if (!product.key.a) return product.a;
+  const int first = warp.index % kWarpgroupWarps * kRows;
+  const std::vector<std::uint32_t> words = shared_operand("a", *product.key.a, first, kRows, product.key.at);
+  Rows rows;
+  for (int lane = 0; lane < kWarp; ++lane) {
+    for (int i = 0; i < 4; ++i) {
+      rows.of_lane[lane][i] = words[std::size_t(word_in_register(lane, i) * kRows + row_in_register(lane, i))];
+    }
+  }
+  return rows;
+}
+
+std::vector<std::uint32_t> Launch::product_columns(const Product& product) {
+  return shared_operand("b", product.key.b, 0, product.key.columns, product.key.at);
+}
+
+void Launch::execute_product(const Warp& warp, const Product& product, float* const (&sums)[kWarp]) {
+  const ProductKey& key = product.key;
+  const Rows rows = product_rows(warp, product);
+  multiply(key.words, key.columns, rows.of_lane, product_columns(product).data(), key.accumulate, sums);
+}
+
 void Launch::start_product(Warp& warp, Product product, const std::array<float*, kWarp>& sums) {
-  const ProductKey key = {product.words, product.columns, product.descriptor, product.accumulate, product.at};
+  const ProductKey key = product.key;
   const std::size_t warpgroup = std::size_t(warp.index / kWarpgroupWarps);
   if ((warpgroup + 1) * kWarpgroupWarps > warps_.size()) fail(key.at, "is in no complete warpgroup");
   if (!warp.fenced) fail(key.at, "starts a product before its first warpgroup_fence");
   constexpr std::uint64_t kUsedBits = 0x3fffu | 0x3fffull << 16 | 0x3fffull << 32;
-  if ((key.descriptor & ~kUsedBits) != 0) fail(key.at, "uses a descriptor with bits that are not emulated");
+  if (((key.a.value_or(0) | key.b) & ~kUsedBits) != 0) {
+    fail(key.at, "uses a descriptor with bits that are not emulated");
+  }
   std::vector<ProductKey>& keys = warpgroup_products_[warpgroup];
   if (warp.products_started == keys.size()) {
     keys.push_back(key);
   } else {
     const ProductKey& other = keys[warp.products_started];
-    if (other.words != key.words || other.columns != key.columns || other.descriptor != key.descriptor ||
+    if (other.words != key.words || other.columns != key.columns || other.a != key.a || other.b != key.b ||
         other.accumulate != key.accumulate) {
       fail(key.at, text("starts a product that differs from what another warp of its warpgroup started instead at ",
                         place(other.at)));
@@ -792,7 +827,7 @@ void Launch::start_product(Warp& warp, Product product, const std::array<float*,
     if (!late()) {
       float* of_lane[kWarp];
       std::copy(sums.begin(), sums.end(), of_lane);
-      multiply(key.words, key.columns, product.a, product_operand(key).data(), key.accumulate, of_lane);
+      execute_product(warp, product, of_lane);
       return;
     }
     product.sums = std::make_shared<Sums>(Sums{sums, count});
@@ -805,7 +840,7 @@ void Launch::start_product(Warp& warp, Product product, const std::array<float*,
     if ((*found)->count != count) fail(key.at, "starts a product of another shape on sums that are under way");
     product.sums = *found;
   }
-  product_operand(key);  // checks its addresses
+  product_rows(warp, product), product_columns(product);  // check their addresses
   ++product.sums->products;
   warp.products.push_back(std::move(product));
 }
@@ -816,13 +851,12 @@ void Launch::finish_product(Warp& warp, const Product& product) {
   for (const float* of_lane : sums.of_lane) {
     const auto* const begin = reinterpret_cast<const unsigned char*>(of_lane);
     if (std::any_of(begin, begin + bytes, [](unsigned char byte) { return byte != kNaN; })) {
-      fail(product.at, "has written sums of this product while it was under way");
+      fail(product.key.at, "has written sums of this product while it was under way");
     }
   }
   float* values[kWarp];
   for (int lane = 0; lane < kWarp; ++lane) values[lane] = &sums.values[std::size_t(lane * sums.count)];
-  const ProductKey key = {product.words, product.columns, product.descriptor, product.accumulate, product.at};
-  multiply(key.words, key.columns, product.a, product_operand(key).data(), key.accumulate, values);
+  execute_product(warp, product, values);
   if (--sums.products != 0) return;
   for (int lane = 0; lane < kWarp; ++lane) std::memcpy(sums.of_lane[std::size_t(lane)], values[lane], bytes);
   warp.sums.erase(std::find(warp.sums.begin(), warp.sums.end(), product.sums));
@@ -1057,30 +1091,41 @@ void warpgroup_wait(int pending, Source at) {
   launched->meet("warpgroup_wait", {std::uint64_t(pending), 0}, kAllLanes, false, nullptr, complete, at);
 }
 
-void warpgroup_multiply(Words words, float* sum, int columns, const std::uint32_t* a, std::uint64_t b, bool accumulate,
-                        Source at) {
+namespace {
+/// `registers` are null if a is in shared memory.
+void meet_in_product(const ProductKey& key, float* sum, const std::uint32_t* registers) {
   struct Operands {
+    ProductKey key;
     float* sum;
-    const std::uint32_t* a;
-    int columns;
-    bool accumulate;
-    Words words;
+    const std::uint32_t* registers;
   };
-  Operands own = {sum, a, columns, accumulate, words};
+  Operands own = {key, sum, registers};
   const auto complete = [](Warp& warp, Meeting& meeting) {
-    const Operands& first = *static_cast<Operands*>(meeting.arguments[0]);
-    Product product = {first.words, first.columns, {}, meeting.key[0], first.accumulate, nullptr, 0, meeting.at};
+    Product product = {static_cast<Operands*>(meeting.arguments[0])->key, {}, nullptr, 0};
+    product.key.at = meeting.at;
     std::array<float*, kWarp> sums;
     for (std::size_t i = 0; i < kWarp; ++i) {
       const Operands& operands = *static_cast<Operands*>(meeting.arguments[i]);
       sums[i] = operands.sum;
-      std::copy(operands.a, operands.a + 4, product.a[i]);
+      if (!product.key.a) std::copy(operands.registers, operands.registers + 4, product.a.of_lane[i]);
     }
     launched->start_product(warp, std::move(product), sums);
     return true;
   };
-  const std::uint64_t shape = std::uint64_t(columns) << 8 | std::uint64_t(words) << 1 | std::uint64_t(accumulate);
-  launched->meet("warpgroup_multiply", {b, shape}, kAllLanes, false, &own, complete, at);
+  const std::uint64_t form = std::uint64_t(key.columns) << 8 | std::uint64_t(key.a.has_value()) << 7 |
+                             std::uint64_t(key.words) << 1 | std::uint64_t(key.accumulate);
+  launched->meet("warpgroup_multiply", {form, key.a.value_or(0), key.b}, kAllLanes, false, &own, complete, key.at);
+}
+}  // namespace
+
+void warpgroup_multiply(Words words, float* sum, int columns, const std::uint32_t* a, std::uint64_t b, bool accumulate,
+                        Source at) {
+  meet_in_product({words, columns, std::nullopt, b, accumulate, at}, sum, a);
+}
+
+void warpgroup_multiply(Words words, float* sum, int columns, std::uint64_t a, std::uint64_t b, bool accumulate,
+                        Source at) {
+  meet_in_product({words, columns, a, b, accumulate, at}, sum, nullptr);
 }
 
 }  // namespace convt_gemm::emulator

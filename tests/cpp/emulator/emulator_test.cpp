@@ -567,19 +567,59 @@ TEST(Emulator, MultipliesInAWarp) {
   check_warp_multiply<gpu::Words::float16>();
 }
 
+/// Where shared memory has the words of an operand, in core matrices of 8 vectors x 4 words.
+struct Layout {
+  unsigned start;
+  unsigned depth_stride;
+  unsigned vector_stride;
+
+  unsigned byte(int vector, int word) const {
+    return start + unsigned(vector / 8) * vector_stride + unsigned(word / 4) * depth_stride +
+           unsigned(vector % 8 * 16 + word % 4 * 4);
+  }
+  std::uint64_t descriptor(int vector, int word) const {
+    return gpu::matrix_descriptor(gpu::dynamic_shared() + byte(vector, word), depth_stride, vector_stride);
+  }
+};
+
+/// By all threads of the block.
+template <gpu::Words kWords>
+void store_operand(const Matrix<kWords>& matrix, const Layout& layout) {
+  for (int i = int(threadIdx.x); i < matrix.vectors * matrix.words; i += int(blockDim.x)) {
+    const int vector = i / matrix.words, word = i % matrix.words;
+    *shared_at<std::uint32_t>(layout.byte(vector, word)) = matrix.word(vector, word);
+  }
+}
+
+/// A thread's sums of a product of a warpgroup, to out[row][column].
+template <int kSums>
+void store_sums(const float (&sum)[kSums], GlobalArray<float>& out) {
+  const int lane = int(threadIdx.x) % 32, row = int(threadIdx.x) / 32 * 16 + lane / 4;
+  for (int i = 0; i < kSums; ++i) {
+    out[std::size_t((row + i % 4 / 2 * 8) * 2 * kSums + i / 4 * 8 + 2 * (lane % 4) + i % 2)] = sum[i];
+  }
+}
+
+/// Of the rows of a from first_row on.
+template <gpu::Words kWords>
+void expect_product(const GlobalArray<float>& out, const Matrix<kWords>& a, int first_row, int rows,
+                    const Matrix<kWords>& b) {
+  for (int row = 0; row < rows; ++row) {
+    for (int column = 0; column < b.vectors; ++column) {
+      ASSERT_EQ(out[std::size_t(row * b.vectors + column)], a.product(first_row + row, b, column))
+          << row << ", " << column;
+    }
+  }
+}
+
 /// 64 kGroups rows, kColumns columns, 24 words of depth; b in two layouts of core matrices.
 template <gpu::Words kWords, int kColumns, int kGroups>
 void multiply_in_warpgroups(const Options& options, bool columns_first, GlobalArray<float>& out) {
   constexpr int kSteps = 3, kWordsDeep = 8 * kSteps;
   const Matrix<kWords> a(64 * kGroups, kWordsDeep, 1), b(kColumns, kWordsDeep, 2);
-  const unsigned depth_stride = columns_first ? 128 * (kColumns / 8) : 128;
-  const unsigned column_stride = columns_first ? 128 : 128 * (kWordsDeep / 4);
+  const Layout layout = columns_first ? Layout{0, 128 * (kColumns / 8), 128} : Layout{0, 128, 128 * (kWordsDeep / 4)};
   launch({1}, {128 * kGroups}, kColumns * kWordsDeep * 4, options, [&] {
-    for (int i = int(threadIdx.x); i < kColumns * kWordsDeep; i += 128 * kGroups) {
-      const int column = i / kWordsDeep, word = i % kWordsDeep;
-      *shared_at<std::uint32_t>(unsigned(column / 8) * column_stride + unsigned(word / 4) * depth_stride +
-                                unsigned(column % 8 * 16 + word % 4 * 4)) = b.word(column, word);
-    }
+    store_operand(b, layout);
     gpu::fence_async_proxy();
     __syncthreads();
     const int lane = int(threadIdx.x) % 32, g = lane / 4, t = lane % 4, row = int(threadIdx.x) / 32 * 16 + g;
@@ -589,22 +629,15 @@ void multiply_in_warpgroups(const Options& options, bool columns_first, GlobalAr
       const int word = 8 * step + t;
       const std::uint32_t words[4] = {a.word(row, word), a.word(row + 8, word), a.word(row, word + 4),
                                       a.word(row + 8, word + 4)};
-      const unsigned char* const start = gpu::dynamic_shared() + unsigned(2 * step) * depth_stride;
-      gpu::warpgroup_multiply<kWords>(sum, words, gpu::matrix_descriptor(start, depth_stride, column_stride), step > 0);
+      gpu::warpgroup_multiply<kWords>(sum, words, layout.descriptor(0, 8 * step), step > 0);
       gpu::warpgroup_commit();
       if (step == 1) gpu::warpgroup_wait<1>();
     }
     gpu::warpgroup_wait<0>();
     gpu::warpgroup_settle(sum);
-    for (int i = 0; i < kColumns / 2; ++i) {
-      out[std::size_t((row + i % 4 / 2 * 8) * kColumns + i / 4 * 8 + 2 * t + i % 2)] = sum[i];
-    }
+    store_sums(sum, out);
   });
-  for (int row = 0; row < 64 * kGroups; ++row) {
-    for (int column = 0; column < kColumns; ++column) {
-      ASSERT_EQ(out[std::size_t(row * kColumns + column)], a.product(row, b, column)) << row << ", " << column;
-    }
-  }
+  expect_product(out, a, 0, 64 * kGroups, b);
 }
 
 template <int kColumns, int kGroups>
@@ -624,6 +657,57 @@ TEST(Emulator, MultipliesInAWarpgroup) {
   check_warpgroup_multiply<16, 2>();
   check_warpgroup_multiply<96, 1>();
   check_warpgroup_multiply<256, 1>();
+}
+
+/// The same with a in shared memory too, behind b: 8 rows more than are multiplied, which start at first_row.
+template <gpu::Words kWords, int kColumns, int kGroups>
+void multiply_shared_rows(const Options& options, const Layout& a_layout, int first_row, GlobalArray<float>& out) {
+  constexpr int kSteps = 3, kWordsDeep = 8 * kSteps, kRows = 64 * kGroups;
+  const Matrix<kWords> a(kRows + 8, kWordsDeep, 1), b(kColumns, kWordsDeep, 2);
+  const Layout b_layout = {0, 128, 128 * (kWordsDeep / 4)};
+  ASSERT_GE(a_layout.start, unsigned(kColumns * kWordsDeep * 4));
+  launch({1}, {128 * kGroups}, a_layout.byte(kRows + 7, kWordsDeep - 1) + 4, options, [&] {
+    store_operand(a, a_layout);
+    store_operand(b, b_layout);
+    gpu::fence_async_proxy();
+    __syncthreads();
+    const int row = int(threadIdx.x) / 128 * 64 + first_row;
+    float sum[kColumns / 2];
+    gpu::warpgroup_fence();
+    for (int step = 0; step < kSteps; ++step) {
+      const int word = 8 * step;
+      gpu::warpgroup_multiply<kWords>(sum, a_layout.descriptor(row, word), b_layout.descriptor(0, word), step > 0);
+      gpu::warpgroup_commit();
+      if (step == 1) gpu::warpgroup_wait<1>();
+    }
+    gpu::warpgroup_wait<0>();
+    gpu::warpgroup_settle(sum);
+    store_sums(sum, out);
+  });
+  expect_product(out, a, first_row, kRows, b);
+}
+
+template <int kColumns, int kGroups>
+void check_multiply_shared_rows() {
+  constexpr unsigned kStart = kColumns * 24 * 4 + 48;
+  // One with the rows 16 bytes apart throughout, so that a product can start at any; one with gaps everywhere.
+  const Layout rows_first = {kStart, 16 * (64 * kGroups + 8) + 32, 128}, depth_first = {kStart, 144, 6 * 144 + 16};
+  under_many_options([&](const Options& options) {
+    GlobalArray<float> out(64 * kGroups * kColumns);
+    for (int first_row : {0, 1, 7}) {
+      multiply_shared_rows<gpu::Words::tf32, kColumns, kGroups>(options, rows_first, first_row, out);
+      multiply_shared_rows<gpu::Words::bfloat16, kColumns, kGroups>(options, rows_first, first_row, out);
+    }
+    multiply_shared_rows<gpu::Words::tf32, kColumns, kGroups>(options, depth_first, 0, out);
+    multiply_shared_rows<gpu::Words::bfloat16, kColumns, kGroups>(options, depth_first, 8, out);
+    multiply_shared_rows<gpu::Words::float16, kColumns, kGroups>(options, depth_first, 8, out);
+  });
+}
+
+TEST(Emulator, MultipliesRowsInSharedMemoryInAWarpgroup) {
+  check_multiply_shared_rows<8, 1>();
+  check_multiply_shared_rows<32, 2>();
+  check_multiply_shared_rows<256, 1>();
 }
 
 /// Multiplies ones by ones, waits for all but kPending of two groups and adds what it sees.
@@ -675,6 +759,54 @@ TEST(Emulator, LateProductsShowAnOperandOverwrittenTooEarly) {
   };
   EXPECT_EQ(product(kEarly), 8.0f);
   EXPECT_NE(product(kLate), 8.0f);
+}
+
+/// A product of 64 rows of ones, from byte 256 of shared memory on, by columns of ones before them; row 58's sum (of
+/// thread 105) if `between` gets one of a's words, each thread another, while the product is under way.
+template <class Between>
+float sum_of_shared_rows(const Options& options, Between between) {
+  float seen = 0;
+  launch({1}, {128}, 256 + 64 * 32, options, [&] {
+    for (unsigned i = threadIdx.x; i < 64 + 64 * 8; i += 128) shared_at<float>(0)[i] = 1;
+    __syncthreads();
+    const std::uint64_t a = gpu::matrix_descriptor(gpu::dynamic_shared() + 256, 1024, 128);
+    float sum[4];
+    gpu::warpgroup_fence();
+    gpu::warpgroup_multiply<gpu::Words::tf32>(sum, a, gpu::matrix_descriptor(gpu::dynamic_shared(), 128, 256), false);
+    gpu::warpgroup_commit();
+    __syncthreads();
+    between(shared_at<float>(256 + 1024 + 16 * (threadIdx.x % 64))[threadIdx.x / 64]);
+    gpu::warpgroup_wait<0>();
+    if (threadIdx.x == 105) seen = sum[2];
+  });
+  return seen;
+}
+
+TEST(Emulator, LateProductsShowSharedRowsOverwrittenTooEarly) {
+  EXPECT_EQ(sum_of_shared_rows(kLate, [](float&) {}), 8.0f);
+  EXPECT_EQ(sum_of_shared_rows(kEarly, [](float& word) { word = 2; }), 8.0f);
+  EXPECT_NE(sum_of_shared_rows(kLate, [](float& word) { word = 2; }), 8.0f);
+}
+
+TEST(Emulator, SharedRowsThatAreNotWrittenAreNaN) {
+  for (const Options& options : {kEarly, kLate}) {
+    GlobalArray<float> out(64 * 8);
+    launch({1}, {128}, 256 + 64 * 32, options, [&] {
+      constexpr unsigned kSkipped = 64 + 256 + 37 * 4 + 3;  // row 37's last word
+      for (unsigned i = threadIdx.x; i < 64 + 64 * 8; i += 128) {
+        if (i != kSkipped) shared_at<float>(0)[i] = 1;
+      }
+      __syncthreads();
+      const std::uint64_t a = gpu::matrix_descriptor(gpu::dynamic_shared() + 256, 1024, 128);
+      float sum[4];
+      gpu::warpgroup_fence();
+      gpu::warpgroup_multiply<gpu::Words::tf32>(sum, a, gpu::matrix_descriptor(gpu::dynamic_shared(), 128, 256), false);
+      gpu::warpgroup_commit();
+      gpu::warpgroup_wait<0>();
+      store_sums(sum, out);
+    });
+    for (int i = 0; i < 64 * 8; ++i) EXPECT_EQ(std::isnan(out[std::size_t(i)]), i / 8 == 37) << i / 8;
+  }
 }
 
 /// What is wrong with a block of 128 threads that does `between` while a product is under way.
@@ -758,6 +890,61 @@ TEST(Emulator, ChecksProducts) {
                                    gpu::warpgroup_wait<0>();
                                  }),
                        "warp 3 took no part"));
+}
+
+/// What is wrong with a block of 128 threads that multiplies rows in shared memory after `before`.
+template <class Before>
+std::string shared_rows_complaint(const Options& options, Before before) {
+  return complaint(128, 2048, options, [&] {
+    std::uint64_t a = gpu::matrix_descriptor(gpu::dynamic_shared(), 1024, 128);
+    before(a);
+    float sum[4];
+    gpu::warpgroup_fence();
+    gpu::warpgroup_multiply<gpu::Words::tf32>(sum, a, gpu::matrix_descriptor(gpu::dynamic_shared(), 128, 256), false);
+    gpu::warpgroup_commit();
+    gpu::warpgroup_wait<0>();
+  });
+}
+
+TEST(Emulator, ChecksProductsOfSharedRows) {
+  using Descriptor = std::uint64_t;
+  for (const Options& options : {kEarly, kLate}) {
+    EXPECT_EQ(shared_rows_complaint(options, [](Descriptor&) {}), "");
+    EXPECT_TRUE(contains(shared_rows_complaint(options, [](Descriptor& a) { a += 1; }),
+                         "operand a of warpgroup_multiply outside shared memory, at byte 1936"));
+    EXPECT_TRUE(contains(shared_rows_complaint(options, [](Descriptor& a) { a -= 1; }),
+                         "operand a of warpgroup_multiply outside shared memory, at byte -16"));
+    EXPECT_TRUE(contains(shared_rows_complaint(options, [](Descriptor& a) { a |= Descriptor(1) << 62; }),
+                         "not emulated"));
+    EXPECT_TRUE(contains(shared_rows_complaint(options, [](Descriptor& a) { a += threadIdx.x == 5; }),
+                         "with other lanes or operands"));
+    // Rows of the last warp only, inside shared memory.
+    EXPECT_TRUE(contains(shared_rows_complaint(options, [](Descriptor& a) { a -= (threadIdx.x >= 96) * 8; }),
+                         "differs from what another warp"));
+  }
+}
+
+TEST(Emulator, FindsWarpsThatDisagreeWhereTheRowsAre) {
+  const auto multiply = [](unsigned first_with_registers) {
+    return complaint(128, 2048, kEarly, [=] {
+      const std::uint64_t a = gpu::matrix_descriptor(gpu::dynamic_shared(), 1024, 128);
+      const std::uint64_t b = gpu::matrix_descriptor(gpu::dynamic_shared(), 128, 256);
+      const std::uint32_t registers[4] = {};
+      float sum[4];
+      gpu::warpgroup_fence();
+      if (threadIdx.x >= first_with_registers) {
+        gpu::warpgroup_multiply<gpu::Words::tf32>(sum, registers, b, false);
+      } else {
+        gpu::warpgroup_multiply<gpu::Words::tf32>(sum, a, b, false);
+      }
+      gpu::warpgroup_commit();
+      gpu::warpgroup_wait<0>();
+    });
+  };
+  EXPECT_EQ(multiply(0), "");
+  EXPECT_EQ(multiply(128), "");
+  EXPECT_TRUE(contains(multiply(64), "differs from what another warp"));
+  EXPECT_TRUE(contains(multiply(16), "with other lanes or operands"));
 }
 
 }  // namespace

@@ -191,14 +191,25 @@ inline std::uint64_t matrix_descriptor(const void* shared, unsigned depth_stride
                                        Source at = Source::here()) {
   return emulator::matrix_descriptor(shared, depth_stride, column_stride, at);
 }
-template <Words kWords, int kSums>
-void warpgroup_multiply(float (&sum)[kSums], const std::uint32_t (&a)[4], std::uint64_t b, bool accumulate,
-                        Source at = Source::here()) {
+namespace detail {
+template <int kSums>
+constexpr int warpgroup_columns() {
   constexpr int kColumns = 2 * kSums;
   static_assert(kColumns == 8 || kColumns == 16 || kColumns == 32 || kColumns == 64 || kColumns == 96 ||
                     kColumns == 128 || kColumns == 256,
                 "gpu_ops.cuh has no instruction of so many columns");
-  emulator::warpgroup_multiply(kWords, sum, kColumns, a, b, accumulate, at);
+  return kColumns;
+}
+}  // namespace detail
+template <Words kWords, int kSums>
+void warpgroup_multiply(float (&sum)[kSums], const std::uint32_t (&a)[4], std::uint64_t b, bool accumulate,
+                        Source at = Source::here()) {
+  emulator::warpgroup_multiply(kWords, sum, detail::warpgroup_columns<kSums>(), a, b, accumulate, at);
+}
+template <Words kWords, int kSums>
+void warpgroup_multiply(float (&sum)[kSums], std::uint64_t a, std::uint64_t b, bool accumulate,
+                        Source at = Source::here()) {
+  emulator::warpgroup_multiply(kWords, sum, detail::warpgroup_columns<kSums>(), a, b, accumulate, at);
 }
 template <int kSums>
 void warpgroup_settle(float (&)[kSums]) {}

@@ -55,7 +55,11 @@ std::uint64_t matrix_descriptor(const void* shared, unsigned depth_stride, unsig
 void warpgroup_fence(Source at);
 void warpgroup_commit(Source at);
 void warpgroup_wait(int pending, Source at);
+/// With operand a in registers.
 void warpgroup_multiply(Words words, float* sum, int columns, const std::uint32_t* a, std::uint64_t b, bool accumulate,
+                        Source at);
+/// With a descriptor of operand a.
+void warpgroup_multiply(Words words, float* sum, int columns, std::uint64_t a, std::uint64_t b, bool accumulate,
                         Source at);
 
 }  // namespace convt_gemm::emulator

@@ -27,6 +27,10 @@ inline void decode(Words words, std::uint32_t word, double* values) {
   }
 }
 
+/// What of the 16 rows of a is in its lane's register i, as gpu_ops.cuh lays them out.
+inline int row_in_register(int lane, int i) { return lane / 4 + 8 * (i % 2); }
+inline int word_in_register(int lane, int i) { return lane % 4 + 4 * (i / 2); }
+
 /// sum = a * b, plus the old sum if `accumulate`, for 16 rows and a multiple of 8 columns. a[lane] and sum[lane] are
 /// the lane's registers, as gpu_ops.cuh lays them out; b holds `columns` words for each of the 8 words of depth.
 inline void multiply(Words words, int columns, const std::uint32_t (&a)[kWarp][4], const std::uint32_t* b,
@@ -35,8 +39,7 @@ inline void multiply(Words words, int columns, const std::uint32_t (&a)[kWarp][4
   double rows[kRows][2 * kWordsDeep];
   for (int lane = 0; lane < kWarp; ++lane) {
     for (int i = 0; i < 4; ++i) {
-      const int row = lane / 4 + 8 * (i % 2), word = lane % 4 + 4 * (i / 2);
-      decode(words, a[lane][i], &rows[row][word * values_per_word(words)]);
+      decode(words, a[lane][i], &rows[row_in_register(lane, i)][word_in_register(lane, i) * values_per_word(words)]);
     }
   }
   for (int first = 0; first < columns; first += 8) {

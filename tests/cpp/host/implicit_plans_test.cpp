@@ -1,13 +1,16 @@
 // The fused kernels' geometry and plans: pure host functions.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <set>
+#include <vector>
 
 #include "convt_gemm/reference.h"
 #include "plan/cuda_plans.h"
 #include "plan/implicit_plans.h"
 #include "plan/implicit_table.h"
+#include "plan/pieces.h"
 #include "support/cases.h"
 #include "support/problems.h"
 #include "support/values.h"
@@ -52,99 +55,299 @@ std::vector<Planned> planned(Problem problem, const DeviceTraits& traits) {
   return all;
 }
 
-std::vector<NamedProblem> one_axis_problems() {
-  std::vector<NamedProblem> problems;
+std::vector<NamedProblem> small_one_axis_problems() {
+  // The zeros that samples share end where fewer are before a sample than after it.
+  std::vector<NamedProblem> problems{{"fewer_zeros_before", make_problem(3, 4, 5, {{9, 16, 4, 4, 1}}, 1, true)},
+                                     {"fewer_zeros_after", make_problem(3, 4, 5, {{9, 13, 4, 2}}, 1, true)}};
   for (const NamedProblem& named : small_problems()) {
     if (named.problem.rank == 1) problems.push_back(named);
   }
+  return problems;
+}
+
+std::vector<NamedProblem> one_axis_problems() {
+  std::vector<NamedProblem> problems = small_one_axis_problems();
   for (const NamedProblem& named : cases()) {
     if (named.problem.rank == 1) problems.push_back(named);
   }
   return problems;
 }
 
-/// The formula of implicit_geometry.h, term by term.
+/// A column of the product, as the kernels find it.
+struct Column {
+  int channel, residue;
+  bool exists;
+};
+
+Column column_at(const ImplicitGeometry& g, int block, int i) {
+  const int first = block / g.minor_blocks.divisor(), part = block % g.minor_blocks.divisor();
+  const int local = i / g.minors_of_block.divisor();
+  const int major = first * g.block_majors + local;
+  const int minor = part * kColumnBlock + i % g.minors_of_block.divisor();
+  const bool exists = block < g.column_blocks && local < g.block_majors && major < g.majors && minor < g.minors;
+  return {g.channels_last ? minor : major, g.channels_last ? major : minor, exists};
+}
+
+/// What x has in a slot of all samples' slots.
+struct Slot {
+  std::int64_t sample, index;
+  bool inside;  ///< of x; else the slot is zero
+};
+
+Slot slot_at(const ImplicitGeometry& g, std::int64_t slot) {
+  if (slot < 0) return {0, 0, false};
+  const std::int64_t sample = slot / g.sample_rows.divisor();
+  const std::int64_t index = g.first_position - g.halo + slot % g.sample_rows.divisor();
+  return {sample, index, sample < g.batch && index >= 0 && index < g.input};
+}
+
+/// The formula of implicit_geometry.h, term by term, row by row and column by column: every output has one source, which is its sum.
 TEST(ResidueForm, IsTheDefinition) {
-  for (const NamedProblem& named : small_problems()) {
-    const Problem& p = named.problem;
-    if (p.rank != 1 || p.batch == 0) continue;
-    ImplicitGeometry g{};
-    ASSERT_TRUE(make_implicit_geometry(p, Precision::tf32, implicit_instances()[0].tile, gpu(90), &g)) << named.name;
-    const Operands operands = integer_operands(p);
-    std::vector<double> expected(std::size_t(p.output_elements())), got(expected.size(), NAN);
-    reference_forward(p, operands.input.data(), operands.weight.data(), operands.bias.data(), expected.data());
-    const auto write = [&](std::int64_t n, std::int64_t channel, std::int64_t q, double value) {
-      const std::int64_t output = q - g.padding;
-      if (output < 0 || output >= g.output) return;
-      double& y = got[std::size_t((n * p.out_channels + channel) * g.output + output)];
-      EXPECT_TRUE(std::isnan(y)) << named.name << ": output " << output << " has two sources";
-      y = value;
-    };
-    const std::int64_t lines = g.lines_of_sample.divisor();
-    for (std::int64_t n = 0; n < p.batch; ++n) {
-      for (std::int64_t channel = 0; channel < p.out_channels; ++channel) {
-        const double bias = p.bias ? operands.bias[std::size_t(channel)] : 0;
-        const std::int64_t group = channel / g.out_channels;
-        for (std::int64_t u = g.first_position; u < g.first_position + lines * g.line; ++u) {
-          std::set<std::int64_t> offsets;  // with taps
-          for (int r = 0; r < g.residues; ++r) {
-            double sum = bias;
-            for (int j = 0; j < g.taps && r + j * g.tap_step < g.kernel; ++j) {
-              const std::int64_t i = u - std::int64_t{j} * g.input_step;
-              if (i < 0 || i >= g.input) continue;
-              for (int c = 0; c < g.in_channels; ++c) {
-                const std::int64_t in = group * g.in_channels + c;
-                sum += operands.input[std::size_t((n * p.in_channels + in) * g.input + i)] *
-                       operands.weight[std::size_t((in * g.out_channels + channel % g.out_channels) * g.kernel + r + j * g.tap_step)];
-              }
+  for (const NamedProblem& named : small_one_axis_problems()) {
+    for (Layout layout : {Layout::channels_first, Layout::channels_last}) {
+      const Problem& p = named.problem;
+      if (p.batch == 0) continue;
+      SCOPED_TRACE(named.name + " " + name_of(layout));
+      Problem laid_out = p;
+      laid_out.layout = layout;
+      const ImplicitTile& tile = implicit_instances()[0].tile;
+      ImplicitGeometry g{};
+      ASSERT_TRUE(make_implicit_geometry(laid_out, Precision::tf32, tile, gpu(90), &g));
+      const Operands operands = integer_operands(p);
+      std::vector<double> expected(std::size_t(p.output_elements())), got(expected.size(), NAN);
+      reference_forward(p, operands.input.data(), operands.weight.data(), operands.bias.data(), expected.data());
+      std::int64_t twice = 0;
+      const auto write = [&](std::int64_t n, std::int64_t channel, std::int64_t q, double value) {
+        const std::int64_t output = q - g.padding;
+        if (output < 0 || output >= g.output) return;
+        double& y = got[std::size_t((n * p.out_channels + channel) * g.output + output)];
+        twice += std::isnan(y) ? 0 : 1;
+        y = value;
+      };
+      const auto has_taps = [&](int offset) {
+        return offset % g.gcd == 0 && std::int64_t{offset / g.gcd} * g.inverse % g.tap_step < g.residues;
+      };
+      std::set<std::int64_t> offsets;  // of outputs with taps
+      for (int r = 0; r < g.residues; ++r) offsets.insert(std::int64_t{r} * g.dilation % g.stride);
+      for (int offset = 0; offset < g.stride; ++offset) {
+        EXPECT_EQ(has_taps(offset), offsets.count(offset) == 1) << "offset " << offset;
+      }
+      EXPECT_EQ(g.fill, int(offsets.size()) < g.stride);
+
+      const int blocks = g.column_tiles.divisor() * tile.columns / kColumnBlock;
+      for (std::int64_t row = 0; row < std::int64_t{g.row_tiles} * g.team_rows; ++row) {
+        const std::int64_t n = row / g.sample_rows.divisor(), position = row % g.sample_rows.divisor();
+        if (position >= g.positions || n >= g.batch) continue;  // stands for nothing
+        const std::int64_t u = g.first_position + position;
+        for (int column = 0; column < blocks * kColumnBlock * g.groups; ++column) {
+          const std::int64_t group = column / (blocks * kColumnBlock);
+          const Column of = column_at(g, column / kColumnBlock % blocks, column % kColumnBlock);
+          if (!of.exists) continue;
+          const std::int64_t channel = group * g.out_channels + of.channel;
+          const double bias = p.bias ? operands.bias[std::size_t(channel)] : 0;
+          double sum = bias;
+          for (int j = 0; j < g.taps && of.residue + j * g.tap_step < g.kernel; ++j) {
+            const Slot slot = slot_at(g, row + g.halo - std::int64_t{j} * g.input_step);
+            if (!slot.inside) continue;
+            for (int c = 0; c < g.in_channels; ++c) {
+              const std::int64_t in = group * g.in_channels + c;
+              sum += operands.input[std::size_t((slot.sample * p.in_channels + in) * g.input + slot.index)] *
+                     operands.weight[std::size_t((in * g.out_channels + of.channel) * g.kernel + of.residue + j * g.tap_step)];
             }
-            write(n, channel, u * g.stride + std::int64_t{r} * g.dilation, sum);
-            offsets.insert(std::int64_t{r} * g.dilation % g.stride);
           }
+          write(n, channel, u * g.stride + std::int64_t{of.residue} * g.dilation, sum);
+          if (of.residue != 0) continue;
           for (int offset = 0; offset < g.stride; ++offset) {
-            const bool has_taps =
-                offset % g.gcd == 0 && std::int64_t{offset / g.gcd} * g.inverse % g.tap_step < g.residues;
-            EXPECT_EQ(has_taps, offsets.count(offset) == 1) << named.name << " offset " << offset;
-            if (!has_taps) write(n, channel, u * g.stride + offset, bias);
+            if (!has_taps(offset)) write(n, channel, u * g.stride + offset, bias);
           }
         }
       }
+      EXPECT_EQ(twice, 0) << "outputs have two sources";
+      EXPECT_EQ(got, expected);
     }
-    EXPECT_EQ(got, expected) << named.name;
   }
+}
+
+/// Every row finds its own sample's inputs, or zeros, in the slots it reads, and samples lie as close as that allows.
+TEST(ImplicitGeometry, SamplesShareNothingButZeros) {
+  for (const NamedProblem& named : one_axis_problems()) {
+    SCOPED_TRACE(named.name);
+    ImplicitGeometry g{};
+    ASSERT_TRUE(make_implicit_geometry(named.problem, Precision::tf32, implicit_instances()[0].tile, gpu(90), &g));
+    const std::int64_t rows = g.sample_rows.divisor();
+    ASSERT_GE(rows, g.positions);
+    EXPECT_EQ(g.halo, (g.taps - 1) * g.input_step);
+    std::int64_t wrong = 0;
+    for (std::int64_t n : std::set<std::int64_t>{0, std::min<std::int64_t>(1, g.batch - 1), g.batch - 1}) {
+      for (std::int64_t position = 0; position < g.positions; ++position) {
+        if (position == 1000 && g.positions > 3000) position = g.positions - 1000;
+        for (int j = 0; j < g.taps; ++j) {
+          const std::int64_t index = g.first_position + position - std::int64_t{j} * g.input_step;
+          const Slot slot = slot_at(g, n * rows + position + g.halo - std::int64_t{j} * g.input_step);
+          const bool inside = index >= 0 && index < g.input;
+          wrong += slot.inside != inside || (inside && (slot.sample != n || slot.index != index));
+        }
+      }
+    }
+    EXPECT_EQ(wrong, 0) << "reads";
+    // The least distance at which two neighbours have only zeros in common.
+    const auto apart = [&](std::int64_t distance) {
+      for (std::int64_t e = distance; e < g.positions + g.halo; ++e) {
+        for (const std::int64_t index : {g.first_position - g.halo + e, g.first_position - g.halo + e - distance}) {
+          if (index >= 0 && index < g.input) return false;
+        }
+      }
+      return true;
+    };
+    EXPECT_TRUE(apart(rows));
+    EXPECT_TRUE(rows == g.positions || !apart(rows - 1));
+  }
+}
+
+TEST(ImplicitGeometry, PutsShortSamplesNextToEachOther) {
+  const auto geometry = [](const Problem& problem) {
+    ImplicitGeometry g{};
+    EXPECT_TRUE(make_implicit_geometry(problem, Precision::tf32, implicit_instances()[0].tile, gpu(90), &g));
+    return g;
+  };
+  // 33 positions, of which the first reads a zero before the sample and the last one after it: the same slot.
+  ImplicitGeometry g = geometry(make_problem(16, 512, 256, {{32, 16, 8, 4}}));
+  EXPECT_EQ(g.positions, 33);
+  EXPECT_EQ(g.halo, 1);
+  EXPECT_EQ(g.sample_rows.divisor(), 33);
+  EXPECT_EQ(g.row_tiles, (16 * 33 + g.team_rows - 1) / g.team_rows);
+  // Padding cuts off the ends: no zeros are read, and a sample's first inputs follow its neighbour's last ones.
+  g = geometry(make_problem(2, 8, 8, {{32, 4, 1, 6}}));
+  EXPECT_EQ(g.positions, 23);
+  EXPECT_EQ(g.halo, 3);
+  EXPECT_EQ(g.sample_rows.divisor(), 26);
 }
 
 TEST(ImplicitGeometry, CoversTheProblemWithinTheMachine) {
   for (const NamedProblem& named : one_axis_problems()) {
-    for (const DeviceTraits& traits : {gpu(90), gpu(80, 108), gpu(90, 3)}) {
+    for (const DeviceTraits& traits : {gpu(90), gpu(80, 108), gpu(86, 84), gpu(90, 3)}) {
       for (const auto& [problem, plan, g] : planned(named.problem, traits)) {
         SCOPED_TRACE(named.name + " " + plan.name());
         const ImplicitTile& tile = implicit_instances()[plan.instance].tile;
-        EXPECT_LE(g.shared_bytes, traits.compute_capability >= 90 ? 227 << 10 : 163 << 10);
+        const int element = int(size_of(problem.dtype)), vector = 16 / element, parts = plan.precision == Precision::tf32x3 ? 2 : 1;
+        const std::int64_t batch = std::max<std::int64_t>(problem.batch, 1);
+
+        // Teams and rows.
+        EXPECT_EQ(g.teams, g.resident ? tile.warpgroups() : 1);
+        EXPECT_EQ(g.team_rows * g.teams, tile.rows);
+        EXPECT_EQ(1 << g.log2_team_rows, g.team_rows);
+        EXPECT_EQ(g.batch, batch);
+        const std::int64_t rows = batch * g.sample_rows.divisor();
+        EXPECT_GE(std::int64_t{g.row_tiles} * g.team_rows, rows);
+        EXPECT_LT(std::int64_t{g.row_tiles - 1} * g.team_rows, rows);
+        // Every output lies in a cell of a position that is covered, and so does every residue's output.
+        EXPECT_LE(g.first_position * g.stride, g.padding);
+        EXPECT_GE((g.first_position + g.positions) * g.stride, g.padding + g.output);
+        EXPECT_LT((g.first_position - 1) * g.stride + std::int64_t{g.residues - 1} * g.dilation, g.padding);
+
+        // Columns: each (channel, residue) is in one place of one tile.
+        const int blocks_of_tile = tile.columns / kColumnBlock;
+        EXPECT_EQ(tile.columns % kColumnBlock, 0);
+        EXPECT_EQ(g.column_tiles.divisor(), (g.column_blocks + blocks_of_tile - 1) / blocks_of_tile);
+        EXPECT_EQ(g.all_column_tiles, g.column_tiles.divisor() * g.groups);
+        std::vector<int> seen(std::size_t(g.out_channels) * std::size_t(g.residues));
+        for (int column = 0; column < g.column_tiles.divisor() * tile.columns; ++column) {
+          const Column of = column_at(g, column / kColumnBlock, column % kColumnBlock);
+          if (of.exists) ++seen.at(std::size_t(of.channel) * std::size_t(g.residues) + std::size_t(of.residue));
+        }
+        EXPECT_EQ(std::count(seen.begin(), seen.end(), 1), std::ptrdiff_t(seen.size()));
+        EXPECT_LE(g.run_majors.divisor(), std::max(g.block_majors, 1));
+
+        // Depth.
+        const std::int64_t chunk_channels = std::int64_t{tile.words} * 4 / element;
+        EXPECT_GE(std::int64_t{g.chunk_taps} * g.tap_blocks, g.taps);
+        EXPECT_LT(std::int64_t{g.chunk_taps} * (g.tap_blocks - 1), g.taps);
+        EXPECT_GE(g.channel_blocks * chunk_channels, g.in_channels);
+        EXPECT_LT((g.channel_blocks - 1) * chunk_channels, g.in_channels);
+        EXPECT_EQ(g.chunks, g.channel_blocks * g.tap_blocks);
+        EXPECT_EQ(g.whole_quads, g.channels_last && g.in_channels * element % 16 == 0);
+
+        // Shared memory.
+        const int limit = traits.compute_capability == 90 ? 227 << 10 : traits.compute_capability == 80 ? 163 << 10 : 99 << 10;
+        EXPECT_LE(g.shared_bytes, limit);
         EXPECT_GE(g.stages, 2);
         EXPECT_LE(g.stages, kMostStages);
         EXPECT_LE(g.teams * 2 * kMostStages * 8, kBarrierBytes);
-        EXPECT_EQ(g.line * g.lines, g.team_rows);
-        EXPECT_EQ(g.team_rows * g.teams, tile.rows);
-        EXPECT_GE(std::int64_t{g.row_tiles} * g.lines, g.total_lines);
-        EXPECT_EQ(g.total_lines, g.lines_of_sample.divisor() * g.batch);
-        // Every output lies in a cell of a position that is covered.
-        const std::int64_t end = g.first_position + std::int64_t{g.lines_of_sample.divisor()} * g.line;
-        EXPECT_LE(g.first_position * g.stride, g.padding);
-        EXPECT_GE(end * g.stride, g.padding + g.output);
-        EXPECT_GE(std::int64_t{g.chunk_taps} * g.tap_blocks, g.taps);
-        EXPECT_GE(std::int64_t{g.channel_blocks} * tile.words * std::int64_t(4 / size_of(problem.dtype)), g.in_channels);
-        EXPECT_GE(std::int64_t{g.column_tiles.divisor()} * tile.columns / kColumnBlock, g.column_blocks);
-        for (int bytes : {g.x_bytes, g.weight_bytes, g.staging_bytes, g.shared_bytes}) EXPECT_EQ(bytes % 16, 0);
-        EXPECT_EQ(g.x_pitch * (problem.layout == Layout::channels_last ? 4 : int(size_of(problem.dtype))) % 16, 0);
-        EXPECT_LE(g.blocks, traits.multiprocessors);
+        EXPECT_GE(g.slots, g.team_rows + (g.chunk_taps - 1) * g.input_step);
+        EXPECT_EQ(g.slots % 2, 1) << "neighbouring depths would share banks";
+        EXPECT_GE(g.x_bytes, g.slots * 16 * (tile.words / 4) * parts);
+        EXPECT_EQ(g.weight_bytes, g.chunk_taps * tile.words * 4 * tile.columns * parts);
+        EXPECT_GE(g.shared_bytes, kBarrierBytes + g.teams * g.stages * g.x_bytes + (g.resident ? g.chunks : g.stages) * g.weight_bytes +
+                                      tile.warpgroups() * g.staging_bytes);
+        for (int bytes : {g.x_bytes, g.weight_bytes, g.staging_bytes, g.shared_bytes}) EXPECT_EQ(bytes % 128, 0);
+
+        // Staging buffers, with their tables.
+        const int warpgroup_rows = tile.warpgroup_rows(), majors = g.run_majors.divisor();
+        std::int64_t pitch = 0, runs = 0, lines = 0;  // lines: run_pitch floats each
+        switch (g.store) {
+          case Store::rows:
+            for (int offset = 0; offset < std::min(g.sample_rows.divisor(), warpgroup_rows); ++offset) {
+              EXPECT_LE((g.sample_rows.divisor() - 1 - offset + warpgroup_rows - 1) / g.sample_rows.divisor() + 1, g.segments);
+            }
+            // Each segment starts at a vector of its own, shifted by less than one.
+            pitch = std::int64_t{warpgroup_rows} * g.stride + (g.segments - 1) * 2 * vector + vector - 1;
+            EXPECT_LE(std::int64_t{std::min(g.positions, warpgroup_rows)} * g.stride, g.run_length);
+            runs = std::int64_t{g.segments} * majors, lines = majors;
+            EXPECT_TRUE(g.compact && !g.channels_last && g.minors <= kColumnBlock);
+            break;
+          case Store::positions:
+            pitch = g.run_length + vector - 1;
+            runs = lines = warpgroup_rows;
+            EXPECT_EQ(majors, 1);
+            EXPECT_TRUE(g.compact && !g.channels_last && g.minors > kColumnBlock);
+            EXPECT_GE(g.run_length, std::int64_t{kColumnBlock - 1} * g.dilation + 1);
+            break;
+          case Store::channels:
+            pitch = g.run_length + vector - 1;
+            runs = lines = std::int64_t{warpgroup_rows} * majors;
+            EXPECT_TRUE(g.channels_last);
+            EXPECT_EQ(g.run_length, std::min(g.out_channels, kColumnBlock));
+            break;
+          case Store::scattered:
+            pitch = warpgroup_rows;
+            runs = lines = kColumnBlock;
+            EXPECT_TRUE(!g.compact && !g.channels_last);
+        }
+        EXPECT_GE(g.run_pitch, pitch);
+        EXPECT_EQ(g.run_pitch % 4, 0);
+        EXPECT_EQ(g.runs, runs);
+        EXPECT_GE(g.buffer_floats, lines * g.run_pitch);
+        EXPECT_GE(g.run_vectors, g.run_length / vector);
+        EXPECT_LE(g.run_vectors, 0xffff) << "Run::whole";
+        EXPECT_TRUE((1 << g.log2_run_lanes) >= g.run_vectors || g.log2_run_lanes == 5);
+        EXPECT_TRUE(g.buffers == 1 || (g.buffers == blocks_of_tile && g.store == Store::rows));
+        EXPECT_GE(g.spare, g.buffers * g.buffer_floats);
+        std::int64_t floats = std::int64_t{g.buffers} * g.buffer_floats;
+        if (g.store == Store::rows) {  // sums of columns that stand for nothing
+          int used = 0;
+          for (int column = 0; column < g.column_tiles.divisor() * tile.columns; ++column) {
+            used += column_at(g, column / kColumnBlock, column % kColumnBlock).exists;
+          }
+          if (used < g.column_tiles.divisor() * tile.columns) floats = g.spare + std::int64_t{warpgroup_rows - 1} * g.stride + 1;
+        }
+        const std::int64_t most_runs = std::max(g.runs, blocks_of_tile * majors);
+        EXPECT_GE(g.staging_bytes, floats * 4 + most_runs * std::int64_t(sizeof(convt_gemm::Run)) + tile.columns * std::int64_t(sizeof(Place)));
+
+        // Tiles.
+        EXPECT_EQ(std::int64_t{g.tiles}, std::int64_t{g.row_tiles} * g.all_column_tiles);
+        EXPECT_EQ(g.tile_divisor.divisor(), g.columns_first ? g.all_column_tiles : g.row_tiles);
+        EXPECT_LE(g.blocks, std::min(traits.multiprocessors, g.tiles));
         EXPECT_GT(g.blocks, 0);
         if (g.resident) {
           EXPECT_EQ(g.blocks % g.all_column_tiles, 0);
+          EXPECT_TRUE(g.columns_first) << "a block keeps its column tile";
         }
         EXPECT_EQ(plan.workspace_bytes, plan.packed_weight ? std::size_t(packed_weight_bytes(g)) : 0u);
+        EXPECT_EQ(g.packed, plan.packed_weight);
         EXPECT_GT(plan.predicted_seconds, 0);
+        EXPECT_EQ(count_pieces(problem, plan.piece), problem.batch > 0 ? 1 : 0);
         EXPECT_TRUE(check_cuda_plan(problem, plan).ok());
+        if (HasFailure()) return;
       }
     }
   }
@@ -213,8 +416,31 @@ TEST(ImplicitPlans, AreRefusedForAnotherProblem) {
   other = problem;
   other.layout = Layout::channels_last;
   EXPECT_FALSE(check_cuda_plan(other, plan).ok());
-  plan.instance = int(kImplicitInstances);
-  EXPECT_FALSE(check_cuda_plan(problem, plan).ok());
+  const auto refused = [&](const Plan& wrong, const char* part) {
+    const Status status = check_cuda_plan(problem, wrong);
+    EXPECT_EQ(status.code, StatusCode::invalid_argument);
+    EXPECT_NE(status.message.find(part), std::string::npos) << "no '" << part << "' in: " << status.message;
+  };
+  for (int instance : {-1, int(kImplicitInstances)}) {
+    Plan wrong = plan;
+    wrong.instance = instance;
+    refused(wrong, "plan.instance");
+  }
+  Plan wrong = plan;
+  wrong.dtype = DType::float64;
+  refused(wrong, "expected a CUDA plan for float32");
+  wrong = plan;
+  wrong.device = Device::cpu;
+  refused(wrong, "expected a CUDA plan for float32");
+  wrong = plan;
+  wrong.multiprocessors = 0;
+  refused(wrong, "of another problem");
+  // Packed weights of a longer kernel need more of the workspace; without them a plan serves any problem that the kernel does.
+  problem.axis(0).kernel = 9;
+  for (const Planned& p : all) {
+    if (p.problem.dtype != plan.dtype || p.problem.layout != problem.layout) continue;
+    EXPECT_EQ(check_cuda_plan(problem, p.plan).ok(), !p.plan.packed_weight) << p.plan.name();
+  }
 }
 
 TEST(ImplicitPlans, AreChosenByName) {
