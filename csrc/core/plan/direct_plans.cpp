@@ -13,13 +13,15 @@ constexpr double kMostTerms = 512;
 /// Terms times the output channels that need the same inputs: beyond this the work is a matrix product.
 constexpr double kMostGroupTerms = 2048;
 
-// Predicted for an H200 from instruction and cache-access counts (direct/PERFORMANCE.md), not measured yet.
-constexpr double kBandwidth = 3.6e12;       // bytes/s, inputs read once and outputs written once
-constexpr double kCacheBandwidth = 5e12;    // bytes/s from the L2 cache, where threads share inputs
-constexpr double kWindowRate = 16e12;       // FLOP/s where outputs share loads: stride 1 or 2, no dilation
-constexpr double kGatherRate = 8e12;        // FLOP/s where each output has loads of its own
-constexpr double kChannelsLastRate = 5e12;  // FLOP/s: weights are strided
-constexpr double kLaunch = 2.5e-6;          // seconds
+// Fitted to times on one H200 (direct/PERFORMANCE.md); those of channels_last and float64 are counts of instructions, not measured.
+constexpr double kBandwidth = 3.6e12;           // bytes/s, inputs read once and outputs written once, one axis
+constexpr double kElementRate = 4.75e11;        // elements/s of inputs and outputs of any size, several axes
+constexpr double kCacheBandwidth = 5e12;        // bytes/s from the L2 cache, where threads share inputs
+constexpr double kWindowRate = 10e12;           // FLOP/s where outputs share loads: stride 1 or 2, no dilation
+constexpr double kGatherRate = 2.2e12;          // FLOP/s where each output has loads of its own
+constexpr double kGather16BitRate = 1.3e12;
+constexpr double kChannelsLastRate = 5e12;      // FLOP/s: weights are strided
+constexpr double kLaunch = 2.5e-6;              // seconds
 
 double terms_of(const Problem& problem) {
   double terms = double(problem.group_in_channels());
@@ -36,13 +38,14 @@ void predict(const Problem& problem, Plan* plan) {
 
   const Axis& last = problem.axes[2];
   const bool window = last.dilation == 1 && last.stride <= 2;
-  double rate = window ? kWindowRate : kGatherRate;
+  double rate = window ? kWindowRate : item == 2 ? kGather16BitRate : kGatherRate;
   if (problem.layout == Layout::channels_last) rate = kChannelsLastRate;
   if (problem.dtype == DType::float64) rate /= 2;
   // A thread has up to two channels of a group; threads of the others read the same inputs again.
   const double passes = double(ceil_div(problem.group_out_channels(), 2));
   const double cache = (passes * input + output) / kCacheBandwidth;
-  const double memory = plan->bytes / kBandwidth, arithmetic = plan->flops / rate;
+  const double memory = problem.rank == 1 ? plan->bytes / kBandwidth : (input + output) / item / kElementRate;
+  const double arithmetic = plan->flops / rate;
   plan->predicted_seconds = std::max({memory, cache, arithmetic}) + kLaunch;
 }
 

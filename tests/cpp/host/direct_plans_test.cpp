@@ -114,9 +114,9 @@ TEST(CheckDirectPlan, RefusesPlansOfOtherProblems) {
   refused(problem, cpu, "CUDA plan");
 }
 
-/// Best of all plans: what has no matrix product in it.
+/// Best of all plans, as measured: what has no matrix product in it.
 TEST(DirectPlans, ArePredictedToWinWhereThereIsNoProduct) {
-  for (const char* name : {"mimi.upsample", "pool-infer", "amp-activation1d", "centernet", "customstft.inverse"}) {
+  for (const char* name : {"mimi.upsample", "pool-infer", "amp-activation1d", "centernet"}) {
     const Problem problem = case_named(name);
     for (Precision precision : kPrecisions) {
       PlanOptions options;
