@@ -54,8 +54,8 @@ struct Epilogue {
   const Tile& tile;
   float* staging;
   int warpgroup;
-  int in_team;  // the warpgroup's first row in its team
-  int thread;   // within the warpgroup
+  int row_in_team;  // of the warpgroup's row 0
+  int thread;       // within the warpgroup
   Activation activation;
 
   /// What the tables in shared memory are for: a sample, or
@@ -163,7 +163,7 @@ struct Epilogue {
   static constexpr int kShifts = 8;
 
   /// Row 0 of the warpgroup, among those of all samples.
-  __device__ __forceinline__ int first_row() const { return tile.row * p.g.team_rows + in_team; }
+  __device__ __forceinline__ int first_row() const { return tile.row * p.g.team_rows + row_in_team; }
 
   /// Samples that the warpgroup's rows are of.
   __device__ __forceinline__ int segments_of_tile() const {
@@ -427,7 +427,7 @@ struct Epilogue {
 #pragma unroll
         for (int pass = 0; pass < kBlocks; ++pass) fill(staging + pass * g.buffer_floats, pass, g.run_majors.divisor());
       }
-      *listed = whole ? first.sample : -1;
+      *listed = whole ? first.sample : kNothing;
     }
     unsigned char* const y = static_cast<unsigned char*>(p.y) + in_sample * static_cast<int>(sizeof(Element));
 #pragma unroll

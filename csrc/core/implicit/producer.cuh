@@ -47,7 +47,7 @@ __device__ __forceinline__ int plane_of(int quad) {
 /// kCount quads along the depth from `from` on, elements `stride` apart, of which the first `depth` exist; zeros if `from` is null.
 template <class C, int kCount>
 __device__ __forceinline__ void fetch_depth(const typename C::Element* from, std::int64_t stride, int depth, Quad<C> (&quads)[kCount]) {
-  if (depth >= kCount * C::kVector) {  // the same for all threads
+  if (depth >= kCount * C::kVector) {  // all chunks but the last: one test instead of one for each element
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
 #pragma unroll
