@@ -408,23 +408,46 @@ struct ChannelsFirst {
     }
   }
 
+  /// The taps of one row.
+  template <class Access, bool kChecked>
+  static CONVT_HOST_DEVICE void add_row(const P& p, const Rows& rows, Int m, Int phase, const Taps<Int> (&taps)[V], Sums& sum) {
+    if constexpr (S == 0) {
+      add_taps<Access, kChecked>(p, rows, taps, sum);
+    } else if constexpr (S == 1) {
+      add_window<Access, kChecked, 0>(p, rows, m, sum);
+    } else {
+      static_assert(S == 2, "a phase for each residue");
+      if (phase == 0) {
+        add_window<Access, kChecked, 0>(p, rows, m, sum);
+      } else {
+        add_window<Access, kChecked, 1>(p, rows, m, sum);
+      }
+    }
+  }
+
+  /// float32: each tap on the outer axes is summed up by itself first. The error of a sum grows with its length, and one sum over the
+  /// whole depth had three times PyTorch's.
+  static constexpr bool kSumsOfSums = std::is_same_v<T, float> && Rank > 1 && !kDepthwise;
+
   /// `rows_at(outer input row, outer tap)` gives the Rows of a tap on the outer axes.
   template <class Access, bool kChecked, class RowsAt>
   static CONVT_HOST_DEVICE void gather(const P& p, Int o0, Int o1, Int m, Int phase, const Taps<Int> (&taps)[V],
                                        RowsAt rows_at, Sums& sum) {
     for_each_outer_tap<Rank>(p, o0, o1, [&](Int input_row, Int outer_tap) {
       const Rows rows = rows_at(input_row, outer_tap);
-      if constexpr (S == 0) {
-        add_taps<Access, kChecked>(p, rows, taps, sum);
-      } else if constexpr (S == 1) {
-        add_window<Access, kChecked, 0>(p, rows, m, sum);
-      } else {
-        static_assert(S == 2, "a phase for each residue");
-        if (phase == 0) {
-          add_window<Access, kChecked, 0>(p, rows, m, sum);
-        } else {
-          add_window<Access, kChecked, 1>(p, rows, m, sum);
+      if constexpr (kSumsOfSums) {
+        Sums part = {};
+        add_row<Access, kChecked>(p, rows, m, phase, taps, part);
+        CONVT_UNROLL_ALL
+        for (int c = 0; c < C; ++c) {
+          CONVT_UNROLL_ALL
+          for (int g = 0; g < G; ++g) {
+            CONVT_UNROLL_ALL
+            for (int v = 0; v < V; ++v) sum[c][g][v] += part[c][g][v];
+          }
         }
+      } else {
+        add_row<Access, kChecked>(p, rows, m, phase, taps, sum);
       }
     });
   }
@@ -597,6 +620,7 @@ struct ChannelsLast {
     for (int v = 0; v < V; ++v) add[v] = bias != nullptr ? Acc(widen(Access::load(bias + (channel + v)))) : Acc(0);
     Acc sum[G][V] = {};
     for_each_outer_tap<kMaxAxes>(p, o0, o1, [&](Int input_row, Int outer_tap) {
+      Acc part[G][V] = {};  // summed up by itself: see ChannelsFirst::kSumsOfSums
       CONVT_UNROLL(1)
       for (Int j = 0; j < taps.count; ++j) {
         const Int i = taps.input - j * last.input_step;
@@ -623,12 +647,17 @@ struct ChannelsLast {
           for (int g = 0; g < G; ++g) {
             CONVT_UNROLL_ALL
             for (int v = 0; v < V; ++v) {
-              sum[g][v] = multiply_add(value[g][kSharing == Sharing::depthwise ? v : 0], factor[v], sum[g][v]);
+              part[g][v] = multiply_add(value[g][kSharing == Sharing::depthwise ? v : 0], factor[v], part[g][v]);
             }
           }
           x += 1;
           w += p.group_out_channels * p.taps;
         }
+      }
+      CONVT_UNROLL_ALL
+      for (int g = 0; g < G; ++g) {
+        CONVT_UNROLL_ALL
+        for (int v = 0; v < V; ++v) sum[g][v] += part[g][v];
       }
     });
 

@@ -1,7 +1,8 @@
 #pragma once
 // From sums in registers to outputs in memory. A warpgroup puts the sums of one column block together to runs of consecutive
-// outputs in its staging buffer, each run shifted so that 16 bytes there are 16 aligned bytes in memory, and then stores
-// whole vectors. Only at the two ends of a run are there single elements, whatever the length of a row.
+// outputs in a staging buffer, each run shifted so that 16 bytes there are 16 aligned bytes in memory. Where all its rows are
+// of one sample, the copy engine stores the runs (sm_90), while the warpgroup goes on with the next column block or tile; else its
+// threads do, 16 bytes at a time. Long rows are cut where 32 bytes of memory begin, so that only a row's own ends are single elements.
 #include "implicit/operands.cuh"
 
 namespace convt_gemm::implicit {
@@ -29,20 +30,13 @@ __device__ __forceinline__ Element from_float(float value) {
   }
 }
 
-/// 16 bytes of outputs out of the staging buffer.
-template <class C>
-__device__ __forceinline__ uint4 pack(const float* staged) {
-  if constexpr (sizeof(typename C::Element) == 4) {
-    return *reinterpret_cast<const uint4*>(staged);
-  } else {
-    const float4 a = *reinterpret_cast<const float4*>(staged), b = *reinterpret_cast<const float4*>(staged + 4);
-    const auto two = [](float low, float high) {
-      return std::uint32_t{from_float<typename C::Element>(low).bits} |
-             std::uint32_t{from_float<typename C::Element>(high).bits} << 16;
-    };
-    return make_uint4(two(a.x, a.y), two(a.z, a.w), two(b.x, b.y), two(b.z, b.w));
-  }
-}
+/// What an epilogue leaves for the next one of its warpgroup.
+struct EpilogueState {
+  /// What the tables in shared memory are for: runs that start so many elements after a multiple of 32 bytes, or
+  static constexpr int kNothing = -1, kAnyRows = -2;
+  int listed = kNothing;
+  int buffer = 0;  ///< that is next, where the column blocks of a tile do not say it
+};
 
 template <class C, class Activation = Identity>
 struct Epilogue {
@@ -52,28 +46,28 @@ struct Epilogue {
 
   const Params& p;
   const Tile& tile;
-  float* staging;
+  Element* staging;
   int warpgroup;
   int row_in_team;  // of the warpgroup's row 0
   int thread;       // within the warpgroup
   Activation activation;
 
-  /// What the tables in shared memory are for: a sample, or
-  static constexpr int kNothing = -1, kAnyRows = -2;
-
-  /// Stores a tile's sums. `*listed` goes from tile to tile; it has to be kNothing where the tile's columns are new.
-  __device__ __forceinline__ void run(const Sums<C>& sums, int* listed) const {
+  /// Stores a tile's sums. `state.listed` has to be kNothing where the tile's columns are new.
+  __device__ __forceinline__ void run(const Sums<C>& sums, EpilogueState& state) const {
     const ImplicitGeometry& g = p.g;
-    if (g.store == Store::rows && segments_of_tile() == 1) {
+    if (g.store == Store::rows && segments(g.owned_rows) == 1) {
       if (g.buffers == 1) {
-        run_one_sample<1>(sums, listed);
+        run_one_sample<1>(sums, state);
       } else {
-        run_one_sample<C::kColumnBlocks>(sums, listed);
+        run_one_sample<2>(sums, state);
       }
     } else {
-      run_any(sums, listed);
+      run_any(sums, state);
     }
   }
+
+  /// After the last tile: the copy engine may still be reading the staging buffers.
+  __device__ __forceinline__ static void finish() { wait_for_stores<0>(); }
 
  private:
   __device__ __forceinline__ Place* places() const {
@@ -85,6 +79,12 @@ struct Epilogue {
   }
 
   __device__ __forceinline__ void barrier() const { gpu::named_barrier(1 + warpgroup, kWarpgroup); }
+
+  /// Until the copy engine has read what this thread gave it before the last kPending times.
+  template <int kPending>
+  __device__ __forceinline__ static void wait_for_stores() {
+    if constexpr (C::kFamily == Family::sm90) gpu::bulk_store_wait<kPending>();
+  }
 
   // --- What a column gives -----------------------------------------------------------------------------------------------
 
@@ -126,16 +126,17 @@ struct Epilogue {
   // --- Any rows ----------------------------------------------------------------------------------------------------------
 
   /// A column block at a time, each with its own table of runs.
-  __device__ __forceinline__ void run_any(const Sums<C>& sums, int* listed) const {
+  __device__ __forceinline__ void run_any(const Sums<C>& sums, EpilogueState& state) const {
     const ImplicitGeometry& g = p.g;
-    const int segments = segments_of_tile();
-    if (uniform(*listed != kAnyRows)) {
-      barrier();  // the last tile's table of places is read
+    const int segments = this->segments(kRows);
+    if (uniform(state.listed != EpilogueState::kAnyRows)) {
+      wait_for_stores<0>();
+      barrier();  // the last tile's table of places is read, and its outputs
       for (int n = thread; n < C::kColumns; n += kWarpgroup) {
         const ColumnPart part = column_part(n);
         places()[n] = {part.valid ? part.at * kShifts + static_cast<int>(part.shift % kShifts) : -1, part.bias};
       }
-      *listed = kAnyRows;
+      state.listed = EpilogueState::kAnyRows;
     }
     const RowParts rows = row_parts();
 #pragma unroll
@@ -153,22 +154,22 @@ struct Epilogue {
       if (g.store == Store::scattered) {
         scatter(block);
       } else {
-        store_runs(static_cast<unsigned char*>(p.y), 0, runs_of(segments));
+        store_runs(static_cast<unsigned char*>(p.y), staging, runs(), runs_of(segments));
         if (g.channels_last && g.fill) fill_channels(block);
       }
     }
   }
 
-  /// A place of run_any is the column's place in floats times this, plus its index in y modulo this.
+  /// A place of run_any is the column's place in elements times this, plus its index in y modulo this.
   static constexpr int kShifts = 8;
 
   /// Row 0 of the warpgroup, among those of all samples.
-  __device__ __forceinline__ int first_row() const { return tile.row * p.g.team_rows + row_in_team; }
+  __device__ __forceinline__ int first_row() const { return tile.row * p.g.tile_rows + row_in_team; }
 
-  /// Samples that the warpgroup's rows are of.
-  __device__ __forceinline__ int segments_of_tile() const {
+  /// Samples that the warpgroup's first `rows` rows are of.
+  __device__ __forceinline__ int segments(int rows) const {
     const ImplicitGeometry& g = p.g;
-    return g.sample_rows.quotient(first_row() + kRows - 1) - g.sample_rows.quotient(first_row()) + 1;
+    return g.sample_rows.quotient(first_row() + rows - 1) - g.sample_rows.quotient(first_row()) + 1;
   }
 
   /// The first output of a position, as an index into its row of y, in which it may not lie.
@@ -234,12 +235,9 @@ struct Epilogue {
       std::int64_t end = g.run_length;
       int staged = number * g.run_pitch;
       switch (g.store) {
-        case Store::rows: {
-          const int left = g.positions - row.position;
-          end = std::int64_t{left < owner.rows ? left : owner.rows} * g.stride;
-          staged = column.major * g.run_pitch + start_of_segment(owner.row, owner.segment);
-          break;
-        }
+        case Store::rows:
+          runs()[number] = run_of_rows(column, row, owner, column.major * g.run_pitch + start_of_segment(owner.row, owner.segment));
+          continue;
         case Store::positions: {
           const int last = column.residue + kColumnBlock < g.residues ? column.residue + kColumnBlock : g.residues;
           end = (last - column.residue - 1) * g.dilation + cell_of(last - 1);
@@ -250,25 +248,43 @@ struct Epilogue {
           if (output < 0 || output >= g.output) end = 0;
       }
       if (!column.valid || !row.valid) end = 0;
-      runs()[number] = run_of(index_of(row.sample, column.channel, output), g.channels_last ? 0 : output, end, staged);
+      runs()[number] = run_of(index_of(row.sample, column.channel, output), g.channels_last ? 0 : output, 0, end, staged);
     }
   }
 
-  /// A run of `end` outputs from index `start` of y on, which is `output` in its row; those outside of the row are left out. The
-  /// first has its place, but for the shift, at `staged`.
-  __device__ __forceinline__ Run run_of(std::int64_t start, std::int64_t output, std::int64_t end, int staged) const {
+  /// Store::rows: the part of a row of y that the warpgroup stores, out of what its rows from `row` on give. If boundaries are multiples
+  /// of more than one element, a part that goes on in the next rows goes on to the first boundary there, and begins at one.
+  __device__ __forceinline__ Run run_of_rows(const Column& column, const Row& row, const Owner& owner, int staged) const {
+    const ImplicitGeometry& g = p.g;
+    const std::int64_t output = output_of(row.position, 0), start = index_of(row.sample, column.channel, output);
+    const int left = g.positions - row.position, owned = g.owned_rows - owner.row;
+    std::int64_t begin = 0, end = std::int64_t{left < owner.rows ? left : owner.rows} * g.stride;
+    if (g.boundary > 1) {
+      if (row.position > 0 && owner.row == 0) begin = to_boundary(start);
+      if (left > owned) end = std::int64_t{owned} * g.stride + to_boundary(start + std::int64_t{owned} * g.stride);
+    }
+    if (!column.valid || !row.valid || owned <= 0) end = 0;
+    return run_of(start, output, begin, end, staged);
+  }
+
+  /// Outputs from an index of y to the next multiple of g.boundary.
+  __device__ __forceinline__ int to_boundary(std::int64_t index) const { return static_cast<int>(-index & (p.g.boundary - 1)); }
+
+  /// A run of the outputs [begin, end) after index `start` of y, which is `output` in its row; those outside of the row are left out.
+  /// Output 0 has its place, but for the shift, at `staged`.
+  __device__ __forceinline__ Run run_of(std::int64_t start, std::int64_t output, std::int64_t begin, std::int64_t end, int staged) const {
     const std::int64_t outputs = p.g.output;
     const int shift = static_cast<int>(start & (C::kVector - 1));
-    std::int64_t begin = output < 0 ? -output : 0;
+    if (begin < -output) begin = -output;
     if (!p.g.channels_last && outputs - output < end) end = outputs - output;
     if (begin > end) end = begin = 0;
     const std::int64_t first = (begin + shift + C::kVector - 1) / C::kVector * C::kVector - shift;
     const std::int64_t after = (end + shift) / C::kVector * C::kVector - shift;
-    constexpr int kBytes = sizeof(Element), kStagedBytes = sizeof(float);
+    constexpr int kBytes = sizeof(Element);
     if (first > after) {  // within one vector
-      return {(start + end) * kBytes, (staged + shift + static_cast<int>(end)) * kStagedBytes, 0, static_cast<std::uint8_t>(end - begin), 0};
+      return {(start + end) * kBytes, (staged + shift + static_cast<int>(end)) * kBytes, 0, static_cast<std::uint8_t>(end - begin), 0};
     }
-    return {(start + first) * kBytes, (staged + shift + static_cast<int>(first)) * kStagedBytes,
+    return {(start + first) * kBytes, (staged + shift + static_cast<int>(first)) * kBytes,
             static_cast<std::uint16_t>((after - first) / C::kVector), static_cast<std::uint8_t>(first - begin),
             static_cast<std::uint8_t>(end - after)};
   }
@@ -279,14 +295,20 @@ struct Epilogue {
   }
 
   /// channels_first: the bias everywhere in `lines` lines of a staging buffer, since not every output has taps.
-  __device__ __forceinline__ void fill(float* buffer, int pass, int lines) const {
+  __device__ __forceinline__ void fill(Element* buffer, int pass, int lines) const {
     const ImplicitGeometry& g = p.g;
     for (int line = thread / 32; line < lines; line += kWarpgroup / 32) {
       const int major = line - g.run_majors.quotient(line) * g.run_majors.divisor();
       const Column column = column_of(g, tile.column * C::kColumnBlocks + pass, major * g.minors_of_block.divisor());
-      const float empty = activation(column.valid ? bias_of(column.channel) : 0.0f);
-      for (int i = thread % 32 * 4; i < g.run_pitch; i += 32 * 4) {
-        *reinterpret_cast<float4*>(buffer + line * g.run_pitch + i) = make_float4(empty, empty, empty, empty);
+      const Element empty = from_float<Element>(activation(column.valid ? bias_of(column.channel) : 0.0f));
+      std::uint32_t word;
+      if constexpr (sizeof(Element) == 4) {
+        word = __float_as_uint(empty);
+      } else {
+        word = std::uint32_t{empty.bits} << 16 | empty.bits;
+      }
+      for (int i = thread % 32 * C::kVector; i < g.run_pitch; i += 32 * C::kVector) {
+        *reinterpret_cast<uint4*>(buffer + line * g.run_pitch + i) = make_uint4(word, word, word, word);
       }
     }
   }
@@ -348,24 +370,22 @@ struct Epilogue {
           for (int half = 0; half < 2; ++half) {
             const int shift = static_cast<int>((rows.shift[m][half] + static_cast<unsigned>(place.at)) & kMask);
             const float value = activation(sums[m][(pass * kBlockCores + core) * 4 + 2 * half + odd] + place.bias);
-            if (place.at >= 0) staging[rows.at[m][half] + place.at / kShifts + shift] = value;
+            if (place.at >= 0) staging[rows.at[m][half] + place.at / kShifts + shift] = from_float<Element>(value);
           }
         }
       }
     }
   }
 
-  /// Stores runs of the table: first all whole vectors, then what is left at both ends of each run. `y` is where the table's
-  /// bytes are counted from.
-  __device__ __forceinline__ void store_runs(unsigned char* y, int first_run, int count) const {
+  /// Stores the first `count` runs of a table out of a staging buffer. `y` is where the table's bytes are counted from.
+  __device__ __forceinline__ void store_runs(unsigned char* y, const Element* buffer, const Run* table, int count) const {
     const ImplicitGeometry& g = p.g;
-    const Run* table = runs() + first_run;
-    const unsigned char* const staged = reinterpret_cast<const unsigned char*>(staging);
+    const unsigned char* const staged = reinterpret_cast<const unsigned char*>(buffer);
     const int lanes = 1 << g.log2_run_lanes, lane = thread & (lanes - 1), step = kWarpgroup >> g.log2_run_lanes;
     // Four at a time: tables, then outputs, then stores, so that one does not wait for the other.
-    constexpr int kTogether = 4, kStagedVector = C::kVector * int(sizeof(float));
+    constexpr int kTogether = 4;
     for (int v = lane; v < g.run_vectors; v += lanes) {
-      const unsigned char* const from = staged + v * kStagedVector;
+      const unsigned char* const from = staged + v * 16;
       unsigned char* const to = y + v * 16;
       for (int first = thread >> g.log2_run_lanes; first < count; first += kTogether * step) {
         Run run[kTogether];
@@ -379,7 +399,7 @@ struct Epilogue {
         }
 #pragma unroll
         for (int i = 0; i < kTogether; ++i) {
-          outputs[i] = pack<C>(reinterpret_cast<const float*>(exists[i] ? from + run[i].staged : staged));
+          outputs[i] = *reinterpret_cast<const uint4*>(exists[i] ? from + run[i].staged : staged);
         }
 #pragma unroll
         for (int i = 0; i < kTogether; ++i) {
@@ -387,14 +407,18 @@ struct Epilogue {
         }
       }
     }
+    store_ends(y, staged, table, count);
+  }
+
+  /// What is left at both ends of runs whose whole vectors are stored.
+  __device__ __forceinline__ void store_ends(unsigned char* y, const unsigned char* staged, const Run* table, int count) const {
     for (int item = thread; item < count * C::kVector; item += kWarpgroup) {
       const Run run = run_at(table + item / C::kVector);
       const int i = item % C::kVector, tail = run.whole * C::kVector + i;
-      const float* const from = reinterpret_cast<const float*>(staged + run.staged);
+      const Element* const from = reinterpret_cast<const Element*>(staged + run.staged);
       Element* const to = reinterpret_cast<Element*>(y + run.first);
-      const float before = i < run.head ? from[-1 - i] : 0.0f, after = i < run.tail ? from[tail] : 0.0f;
-      if (i < run.head) to[-1 - i] = from_float<Element>(before);
-      if (i < run.tail) to[tail] = from_float<Element>(after);
+      if (i < run.head) to[-1 - i] = from[-1 - i];
+      if (i < run.tail) to[tail] = from[tail];
     }
   }
 
@@ -410,71 +434,116 @@ struct Epilogue {
     return run;
   }
 
-  // --- Store::rows, all rows of one sample: places and runs are the same for all such tiles, but for the tile's own place in y --------
+  // --- Store::rows, all rows of one sample: places and runs are the same for all such tiles whose first output is as far after a multiple
+  // of 32 bytes, but for the tile's own place in y ------------------------------------------------------------------------------------
 
-  template <int kBlocks>
-  __device__ __forceinline__ void run_one_sample(const Sums<C>& sums, int* listed) const {
+  static constexpr int kSector = 32 / int(sizeof(Element));
+
+  template <int kBuffers>
+  __device__ __forceinline__ void run_one_sample(const Sums<C>& sums, EpilogueState& state) const {
     const ImplicitGeometry& g = p.g;
+    // A buffer always has the same columns, so that what fills the places between the sums stays.
+    constexpr bool kKeepsFill = C::kColumnBlocks <= kBuffers || C::kColumnBlocks == 1;
     const Row first = row_of(g, first_row());
-    const std::int64_t output = output_of(first.position, 0);
-    const bool whole = first.sample < g.batch && first.position + kRows <= g.positions && output >= 0 &&
-                       output + std::int64_t{kRows} * g.stride <= g.output;
-    const std::int64_t in_sample = std::int64_t{first.position} * g.stride;
-    if (uniform(!whole || *listed != first.sample)) {
+    const std::int64_t output = output_of(first.position, 0), start = index_of(first.sample, 0, output);
+    const int phase = static_cast<int>(start & (kSector - 1));
+    const bool whole = first.sample < g.batch && first.position + g.used_rows <= g.positions && output >= 0 &&
+                       output + std::int64_t{g.used_rows} * g.stride <= g.output && (g.boundary == 1 || first.position > 0);
+    if (uniform(!whole || state.listed != phase)) {
+      wait_for_stores<0>();
       barrier();  // the last tile's tables and outputs are read
-      list_one_sample(first, output, in_sample);
-      if (g.fill && kBlocks > 1) {
+      list_one_sample(first, start);
+      if (g.fill && kKeepsFill) {
 #pragma unroll
-        for (int pass = 0; pass < kBlocks; ++pass) fill(staging + pass * g.buffer_floats, pass, g.run_majors.divisor());
+        for (int buffer = 0; buffer < kBuffers; ++buffer) {
+          fill(staging + buffer * g.buffer_elements, buffer % C::kColumnBlocks, g.run_majors.divisor());
+        }
       }
-      *listed = whole ? first.sample : kNothing;
+      state.listed = whole ? phase : EpilogueState::kNothing;
     }
-    unsigned char* const y = static_cast<unsigned char*>(p.y) + in_sample * static_cast<int>(sizeof(Element));
+    unsigned char* const y = static_cast<unsigned char*>(p.y) + (start - phase) * static_cast<int>(sizeof(Element));
+    const bool ends = g.boundary == 1 || !whole;
 #pragma unroll
-    for (int pass = 0; pass < C::kColumnBlocks; pass += kBlocks) {
-      if (tile.column * C::kColumnBlocks + pass >= g.column_blocks) break;
-      barrier();  // the tables are there, the last pass's outputs are read
-      if (g.fill && kBlocks == 1) {
-        fill(staging, pass, g.run_majors.divisor());
+    for (int pass = 0; pass < C::kColumnBlocks; ++pass) {
+      Element* buffer = staging;
+      if constexpr (kBuffers > 1) buffer += (C::kColumnBlocks == 1 ? state.buffer : pass % kBuffers) * g.buffer_elements;
+      if (tile.column * C::kColumnBlocks + pass < g.column_blocks) {
+        wait_for_stores<kBuffers - 1>();
+        barrier();  // the tables are there, the buffer's last outputs are read
+        if (g.fill && !kKeepsFill) {
+          fill(buffer, pass, g.run_majors.divisor());
+          barrier();
+        }
+        stage_one_sample(pass, buffer, sums);
+        if constexpr (C::kFamily == Family::sm90) gpu::fence_async_proxy();
         barrier();
+        store_one_sample(y, buffer, runs() + pass * g.run_majors.divisor(), ends);
       }
-#pragma unroll
-      for (int block = 0; block < kBlocks; ++block) stage_one_sample(pass + block, sums);
-      barrier();
-      store_runs(y, pass * g.run_majors.divisor(), kBlocks * g.run_majors.divisor());
+      if constexpr (C::kFamily == Family::sm90) gpu::bulk_store_commit();  // an empty group, if there is nothing: groups are counted
+      if constexpr (kBuffers > 1 && C::kColumnBlocks == 1) state.buffer ^= 1;
     }
   }
 
-  /// The tables of runs, with indices less `in_sample`, and of places.
-  __device__ __forceinline__ void list_one_sample(const Row& first, std::int64_t output, std::int64_t in_sample) const {
+  /// The tables of runs and of places, as if `start` were less than 32 bytes.
+  __device__ __forceinline__ void list_one_sample(const Row& first, std::int64_t start) const {
     const ImplicitGeometry& g = p.g;
-    const std::int64_t start = index_of(first.sample, 0, output);
+    const int phase = static_cast<int>(start & (kSector - 1));
     for (int n = thread; n < C::kColumns; n += kWarpgroup) {
       const ColumnPart part = column_part(n);
-      const int buffer = g.buffers == 1 ? 0 : n / kColumnBlock * g.buffer_floats;
-      const int shift = static_cast<int>((static_cast<unsigned>(start) + part.shift) & (C::kVector - 1));
-      places()[n] = {(part.valid ? buffer + part.at + shift : g.spare) * static_cast<int>(sizeof(float)), part.bias};
+      const int shift = static_cast<int>((static_cast<unsigned>(phase) + part.shift) & (C::kVector - 1));
+      places()[n] = {(part.valid ? part.at + shift : g.spare) * static_cast<int>(sizeof(Element)), part.bias};
     }
     for (int number = thread; number < C::kColumnBlocks * g.run_majors.divisor(); number += kWarpgroup) {
       const int pass = g.run_majors.quotient(number), major = number - pass * g.run_majors.divisor();
       const Column column = column_of(g, tile.column * C::kColumnBlocks + pass, major * g.minors_of_block.divisor());
-      const int left = g.positions - first.position;
-      const std::int64_t end = column.valid && first.sample < g.batch && left > 0 ? std::int64_t{left < kRows ? left : kRows} * g.stride : 0;
-      const int staged = (g.buffers == 1 ? 0 : pass * g.buffer_floats) + major * g.run_pitch;
-      Run run = run_of(index_of(first.sample, column.channel, output), output, end, staged);
-      run.first -= in_sample * static_cast<int>(sizeof(Element));
+      Run run = run_of_rows(column, first, Owner{0, 0, kRows, 0}, major * g.run_pitch);
+      run.first -= (start - phase) * static_cast<int>(sizeof(Element));
       runs()[number] = run;
     }
   }
 
-  __device__ __forceinline__ void stage_one_sample(int pass, const Sums<C>& sums) const {
+  /// The runs of a column block; `ends` if some of them may have ends that are not whole vectors.
+  __device__ __forceinline__ void store_one_sample(unsigned char* y, const Element* buffer, const Run* table, bool ends) const {
+    const int count = p.g.run_majors.divisor();
+    if constexpr (C::kFamily == Family::sm90) {
+      const unsigned char* const staged = reinterpret_cast<const unsigned char*>(buffer);
+      // One lane of each warp, with addresses that all its lanes know to be the same, else copies wait for each other.
+      constexpr int kWarps = kWarpgroup / 32, kTogether = 4;
+      for (int first = uniform(thread / 32); first < count; first += kTogether * kWarps) {
+        Run run[kTogether];
+#pragma unroll
+        for (int i = 0; i < kTogether; ++i) {
+          const int number = first + i * kWarps;
+          run[i] = run_at(table + (number < count ? number : first));
+          if (number >= count) run[i].whole = 0;
+        }
+        const bool all = run[0].whole > 0 && run[1].whole > 0 && run[2].whole > 0 && run[3].whole > 0;
+        static_assert(kTogether == 4);
+        if (thread % 32 != 0) continue;
+        if (all) {  // without branches between them they do not wait for each other
+#pragma unroll
+          for (int i = 0; i < kTogether; ++i) gpu::bulk_store(y + run[i].first, staged + run[i].staged, run[i].whole * 16u);
+        } else {
+#pragma unroll
+          for (int i = 0; i < kTogether; ++i) {
+            if (run[i].whole > 0) gpu::bulk_store(y + run[i].first, staged + run[i].staged, run[i].whole * 16u);
+          }
+        }
+      }
+      if (uniform(ends)) store_ends(y, staged, table, count);
+    } else {
+      store_runs(y, buffer, table, count);
+    }
+  }
+
+  __device__ __forceinline__ void stage_one_sample(int pass, Element* buffer, const Sums<C>& sums) const {
     const ImplicitGeometry& g = p.g;
     const Place* table = places() + pass * kColumnBlock + thread % 4 * 2;
     unsigned char* row_places[C::kRowBlocks][2];
 #pragma unroll
     for (int m = 0; m < C::kRowBlocks; ++m) {
 #pragma unroll
-      for (int half = 0; half < 2; ++half) row_places[m][half] = reinterpret_cast<unsigned char*>(staging + row_of_thread(m, half, thread) * g.stride);
+      for (int half = 0; half < 2; ++half) row_places[m][half] = reinterpret_cast<unsigned char*>(buffer + row_of_thread(m, half, thread) * g.stride);
     }
     Place place[kBlockCores][2];
 #pragma unroll
@@ -491,7 +560,7 @@ struct Epilogue {
 #pragma unroll
           for (int half = 0; half < 2; ++half) {
             const float value = sums[m][(pass * kBlockCores + core) * 4 + 2 * half + odd] + place[core][odd].bias;
-            *reinterpret_cast<float*>(row_places[m][half] + place[core][odd].at) = activation(value);
+            *reinterpret_cast<Element*>(row_places[m][half] + place[core][odd].at) = from_float<Element>(activation(value));
           }
         }
       }
@@ -539,7 +608,7 @@ struct Epilogue {
       if (!column.valid || !r.valid) continue;
       const std::int64_t output = output_of(r.position, column.residue);
       if (output >= 0 && output < g.output) {
-        y[index_of(r.sample, column.channel, output)] = from_float<Element>(staging[i * g.run_pitch + row]);
+        y[index_of(r.sample, column.channel, output)] = staging[i * g.run_pitch + row];
       }
       if (!g.fill || column.residue != 0) continue;
       const Element empty = from_float<Element>(activation(bias_of(column.channel)));

@@ -36,15 +36,15 @@ __device__ __forceinline__ unsigned char* dynamic_shared() {
 
 // --- Copies into shared memory -------------------------------------------------------------------------------------
 
-/// Starts to copy kBytes (4 or 16) to shared memory; only the first `valid` bytes are read, zeros stand for the rest.
+/// Starts to copy kBytes (8 or 16) to shared memory; only the first `valid` bytes are read, zeros stand for the rest.
 template <int kBytes>
 __device__ __forceinline__ void copy_async(void* shared, const void* global, int valid) {
-  static_assert(kBytes == 4 || kBytes == 16);
+  static_assert(kBytes == 8 || kBytes == 16);
   if constexpr (kBytes == 16) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(valid)
                  : "memory");
   } else {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(valid)
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(valid)
                  : "memory");
   }
 }
@@ -111,6 +111,29 @@ __device__ __forceinline__ void bulk_copy(void* shared, const void* global, unsi
 #endif
 }
 
+/// Starts to copy `bytes`, a multiple of 16, from shared memory to global memory, addresses aligned to 16.
+__device__ __forceinline__ void bulk_store(void* global, const void* shared, unsigned bytes) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(global), "r"(shared_address(shared)), "r"(bytes)
+               : "memory");
+#endif
+}
+
+/// Closes a group of this thread's bulk_store.
+__device__ __forceinline__ void bulk_store_commit() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+#endif
+}
+
+/// Waits until all but this thread's newest kPending groups have been read from shared memory.
+template <int kPending>
+__device__ __forceinline__ void bulk_store_wait() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(kPending) : "memory");
+#endif
+}
+
 /// Orders this thread's ordinary writes to shared memory before what the tensor cores and the copy engine do there next.
 __device__ __forceinline__ void fence_async_proxy() {
 #if __CUDA_ARCH__ >= 900
@@ -159,6 +182,25 @@ __device__ __forceinline__ Element from_float(float value) {
   } else {
     return {__half_as_ushort(__float2half_rn(value))};
   }
+}
+
+/// A word from global memory, or zero unless `exists`. (Of `exists ? *from : 0` the compiler may make a load and a choice, which waits for
+/// what was loaded.)
+__device__ __forceinline__ std::uint32_t load_or_zero(const std::uint32_t* from, bool exists) {
+  std::uint32_t to;
+  asm volatile("{\n.reg .pred there;\nsetp.ne.b32 there, %2, 0;\nmov.b32 %0, 0;\n@there ld.global.nc.b32 %0, [%1];\n}"
+               : "=&r"(to)
+               : "l"(from), "r"(int{exists}));
+  return to;
+}
+
+/// The same for a 16-bit element.
+__device__ __forceinline__ std::uint16_t load_or_zero(const std::uint16_t* from, bool exists) {
+  std::uint16_t to;
+  asm volatile("{\n.reg .pred there;\nsetp.ne.b32 there, %2, 0;\nmov.b16 %0, 0;\n@there ld.global.nc.b16 %0, [%1];\n}"
+               : "=&h"(to)
+               : "l"(from), "r"(int{exists}));
+  return to;
 }
 
 /// One 16-byte store. (A plain store of a vector made of separate registers may be compiled to four.)

@@ -35,7 +35,7 @@ __device__ __forceinline__ void implicit_gemm(const Params& p) {
       const Shared shared{memory, g, team};
       for (int stage = 0; stage < g.stages; ++stage) {
         gpu::barrier_init(shared.full(stage), kWarpgroup / loader_teams);
-        gpu::barrier_init(shared.empty(stage), team_warpgroups * kWarpgroup / 32);
+        gpu::barrier_init(shared.empty(stage), team_warpgroups * kWarpgroup / kThreadsPerRelease<C>);
       }
     }
     gpu::barrier_init_fence();
@@ -52,19 +52,20 @@ __device__ __forceinline__ void implicit_gemm(const Params& p) {
     using Multiply = std::conditional_t<C::kFamily == Family::sm90, Sm90Multiply<C>, Sm80Multiply<C>>;
     const int team = warpgroup / team_warpgroups, in_team = warpgroup - team * team_warpgroups;
     const Shared shared{memory, g, team};
-    const int first_row = in_team * C::kTile.warpgroup_rows();
+    const int first_row = in_team * g.owned_rows;
     const TileRange range(g, team);
     RingPosition ring;
     Tile last{-1, -1, -1};
-    int listed = Epilogue<C>::kNothing;
+    EpilogueState state;
     for (int number = range.first; number < range.end; number += range.step) {
       const Tile tile = tile_of(g, number);
-      if (tile.column != last.column || tile.group != last.group) listed = Epilogue<C>::kNothing;
+      if (tile.column != last.column || tile.group != last.group) state.listed = EpilogueState::kNothing;
       last = tile;
       Sums<C> sums;
       Multiply{g, shared, ring, first_row, thread}.run(sums);
-      Epilogue<C>{p, tile, shared.staging(warpgroup), warpgroup, first_row, thread, {}}.run(sums, &listed);
+      Epilogue<C>{p, tile, static_cast<typename C::Element*>(shared.staging(warpgroup)), warpgroup, first_row, thread, {}}.run(sums, state);
     }
+    Epilogue<C>::finish();
   }
 }
 

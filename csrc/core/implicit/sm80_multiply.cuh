@@ -26,9 +26,8 @@ struct Sm80Multiply {
       const auto* weight = reinterpret_cast<const std::uint32_t*>(shared.weight(g.resident ? c : ring.stage));
       const auto* x = reinterpret_cast<const std::uint32_t*>(shared.x(ring.stage));
       const int taps = taps_of(g, chunk);
-      for (int tap = 0; tap < taps; ++tap, weight += C::kQuads * C::kParts * kWeightPlane) multiply(x, weight, tap, sums);
-      __syncwarp();
-      if (thread % 32 == 0) gpu::barrier_arrive(shared.empty(ring.stage));
+      for (int tap = 0; tap < taps; ++tap, weight += C::kQuads * C::kParts * kWeightPlane) multiply(x, weight, first_row + slot_of(g, chunk, tap), sums);
+      gpu::barrier_arrive(shared.empty(ring.stage));
       ring.advance(g.stages);
     }
   }
@@ -51,11 +50,11 @@ struct Sm80Multiply {
     return fragment;
   }
 
-  __device__ __forceinline__ void multiply(const std::uint32_t* x, const std::uint32_t* weight, int tap, Sums<C>& sums) {
+  __device__ __forceinline__ void multiply(const std::uint32_t* x, const std::uint32_t* weight, int slot, Sums<C>& sums) {
     const int lane = thread % 32;
     Fragment fragments[C::kRowBlocks];
 #pragma unroll
-    for (int block = 0; block < C::kRowBlocks; ++block) fragments[block] = read(x, first_row + slot_of(g, tap) + block * 64);
+    for (int block = 0; block < C::kRowBlocks; ++block) fragments[block] = read(x, slot + block * 64);
 #pragma unroll
     for (int core = 0; core < C::kColumns / 8; ++core) {
       float part[C::kRowBlocks][4] = {};

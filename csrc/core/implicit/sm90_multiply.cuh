@@ -26,7 +26,7 @@ struct Sm90Multiply {
       for (int c = 0; c < g.chunks; ++c, chunk.advance(g)) {
         gpu::barrier_wait(shared.full(ring.stage), ring.parity);
         const int taps = taps_of(g, chunk);
-        for (int tap = 0; tap < taps; ++tap) multiply(c, tap, sums, c > 0 || tap > 0);
+        for (int tap = 0; tap < taps; ++tap) multiply(c, chunk, tap, sums, c > 0 || tap > 0);
         gpu::warpgroup_commit();
         if (last >= 0) {
           gpu::warpgroup_wait<1>();
@@ -95,7 +95,7 @@ struct Sm90Multiply {
   /// Starts the products of a tap and goes on to the next one.
   __device__ __forceinline__ void start(Cursor& at, Sums<C>& part) {
     if (at.tap == 0) gpu::barrier_wait(shared.full(ring.stage), ring.parity);
-    multiply(at.c, at.tap, part, false);
+    multiply(at.c, at.chunk, at.tap, part, false);
     gpu::warpgroup_commit();
     at.leaving = -1;
     if (++at.tap < taps_of(g, at.chunk)) return;
@@ -122,7 +122,7 @@ struct Sm90Multiply {
   /// Gives a stage back; all its products are done.
   __device__ __forceinline__ void release(int stage) const {
     __syncwarp();
-    if (thread % 32 == 0) gpu::barrier_arrive(shared.empty(stage));
+    if (thread % kThreadsPerRelease<C> == 0) gpu::barrier_arrive(shared.empty(stage));
   }
 
   /// A descriptor `quads` of 16 bytes further on: addresses are its lowest bits, in that unit, and do not leave them.
@@ -131,9 +131,9 @@ struct Sm90Multiply {
   }
 
   /// Starts the products of one tap of chunk `c`, which is in the ring's stage.
-  __device__ __forceinline__ void multiply(int c, int tap, Sums<C>& sums, bool accumulate) const {
+  __device__ __forceinline__ void multiply(int c, const Chunk& chunk, int tap, Sums<C>& sums, bool accumulate) const {
     const unsigned plane = static_cast<unsigned>(g.slots) * 16;
-    const unsigned char* x = shared.x(ring.stage) + (first_row + slot_of(g, tap)) * 16;
+    const unsigned char* x = shared.x(ring.stage) + (first_row + slot_of(g, chunk, tap)) * 16;
     const unsigned char* weight = shared.weight(g.resident ? c : ring.stage) + tap * (C::kQuads * C::kParts) * kWeightPlane;
     const std::uint64_t first_x = gpu::matrix_descriptor(x, plane, kCoreBytes);
     const std::uint64_t first_weight = gpu::matrix_descriptor(weight, kWeightPlane, kCoreBytes);

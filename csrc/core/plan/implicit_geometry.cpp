@@ -15,8 +15,10 @@ int shared_limit(int compute_capability) {
   return compute_capability == 80 || compute_capability == 87 ? 163 << 10 : 99 << 10;
 }
 
-/// Of one warpgroup. More rows in a run make longer stores, which pays up to here.
-constexpr int kStagingLimit = 20 << 10;
+/// Bytes of a staging buffer: blocks with more outputs have fewer columns. If one channel's do not fit, there is more room for it.
+constexpr int kStagingLimit = 36 << 10, kMostStaging = 60 << 10;
+/// Memory's smallest unit of transfer, in bytes.
+constexpr int kSector = 32;
 /// More taps in a chunk save reloading x for them, and cost stages.
 constexpr int kMostChunkTaps = 4;
 
@@ -60,33 +62,60 @@ void set_problem(const Problem& problem, ImplicitGeometry* g) {
   g->taps = int(residues.most_taps);
   g->fill = g->gcd > 1 || g->residues < g->tap_step;
   g->compact = std::int64_t{g->residues - 1} * g->dilation < g->stride;
+  g->minors = g->channels_last ? g->out_channels : g->residues;
+  g->majors = g->channels_last ? g->residues : g->out_channels;
+  g->store = g->channels_last                ? Store::channels
+             : !g->compact                   ? Store::scattered
+             : g->minors <= kColumnBlock ? Store::rows
+                                             : Store::positions;
+}
+
+/// Rows of a warpgroup whose outputs it stores, and where its stores are cut.
+void set_owned_rows(int element, const ImplicitTile& tile, ImplicitGeometry* g) {
+  const int rows = tile.warpgroup_rows(), warpgroups = tile.warpgroups() / g->teams;
+  g->owned_rows = g->used_rows = rows, g->boundary = 1;
+  if (g->store != Store::rows || g->positions < 4 * rows) return;
+  const int boundary = kSector / element, beyond = int(ceil_div(boundary - 1, g->stride));
+  const auto try_owned = [&](std::int64_t most, int eighths) {
+    const int owned = int(std::max<std::int64_t>(0, std::min<std::int64_t>(most, rows - beyond)) / kVectorPositions * kVectorPositions);
+    if (8 * owned < eighths * rows) return false;
+    g->owned_rows = owned, g->used_rows = owned + beyond, g->boundary = boundary;
+    return true;
+  };
+  // So few that what they read of x is no more slots than a team has rows: the loading threads' work comes out even.
+  const std::int64_t halo = std::int64_t{std::min(g->taps, kMostChunkTaps) - 1} * g->input_step + kVectorPositions - 1;
+  if (g->vector_rows && try_owned((g->team_rows - halo - beyond) / warpgroups, 6)) return;
+  try_owned(rows, 7);
 }
 
 /// false if there are more rows than the kernel counts.
-bool set_rows(ImplicitGeometry* g) {
-  const std::int64_t reach = std::int64_t{g->residues - 1} * g->dilation, halo = std::int64_t{g->taps - 1} * g->input_step;
+bool set_rows(int element, const ImplicitTile& tile, ImplicitGeometry* g) {
+  const std::int64_t reach = std::int64_t{g->residues - 1} * g->dilation;
+  std::int64_t halo = std::int64_t{g->taps - 1} * g->input_step;
   g->first_position = floor_div(g->padding - (g->compact ? 0 : reach), g->stride);
   const std::int64_t positions = floor_div(g->padding + g->output - 1, g->stride) + 1 - g->first_position;
+  g->vector_rows = !g->channels_last && g->input % kVectorPositions == 0;
+  const int unit = g->vector_rows ? kVectorPositions : 1;
+  halo += g->first_position - halo - floor_div(g->first_position - halo, unit) * unit;
   // The zeros before a sample may be those after the one before it.
   const std::int64_t before = std::max<std::int64_t>(0, halo - g->first_position);
   const std::int64_t after = std::max<std::int64_t>(0, positions + g->first_position - g->input);
-  const std::int64_t sample_rows = positions + halo - std::min({halo, before, after});
+  const std::int64_t sample_rows = round_up(positions + halo - std::min({halo, before, after}), unit);
   constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max() - (1 << 20);
   if (halo > kMost || sample_rows > kMost || g->batch * sample_rows + halo > kMost) return false;
   g->positions = int(positions), g->halo = int(halo);
+  set_owned_rows(element, tile, g);
+  g->tile_rows = tile.warpgroups() / g->teams * g->owned_rows;
   g->sample_rows = FastDiv<std::int32_t>(sample_rows);
-  g->row_tiles = int(ceil_div(g->batch * sample_rows, g->team_rows));
+  g->row_tiles = int(ceil_div(g->batch * sample_rows, g->tile_rows));
   return true;
 }
 
 /// Columns and how they are stored. false if a block does not fit a staging buffer.
-bool set_columns(int element, bool each_its_buffer, const ImplicitTile& tile, ImplicitGeometry* g) {
+bool set_columns(int element, int buffers, const ImplicitTile& tile, ImplicitGeometry* g) {
   const int vector = 16 / element, rows = tile.warpgroup_rows();
-  g->minors = g->channels_last ? g->out_channels : g->residues;
-  g->majors = g->channels_last ? g->residues : g->out_channels;
   const bool together = g->minors <= kColumnBlock;
   g->block_majors = together ? std::min(kColumnBlock / g->minors, g->majors) : 1;
-  g->store = g->channels_last ? Store::channels : !g->compact ? Store::scattered : together ? Store::rows : Store::positions;
   g->segments = (rows - 2) / g->sample_rows.divisor() + 2;
   std::int64_t length = 0, span = 0;  // of a run's outputs, and its place in the staging buffer
   switch (g->store) {
@@ -106,38 +135,39 @@ bool set_columns(int element, bool each_its_buffer, const ImplicitTile& tile, Im
     case Store::scattered:
       length = span = rows;
   }
-  if (span > 3 * kStagingLimit) return false;
+  if (span * element > kMostStaging) return false;
   g->run_length = int(length);
   // The eight rows and four columns that a warp writes at a time should meet in as few banks as 16-byte alignment allows. With two
-  // residues neighbouring columns are a run apart and rows two floats, else columns are two runs or less than a run apart.
-  g->run_pitch = g->store == Store::rows && g->residues == 2 ? next_with_rest(span, 8, 16) : next_with_rest(span, 4, 8);
+  // residues neighbouring columns are a run apart and rows two words, else columns are two runs or less than a run apart.
+  const int unit = g->store == Store::rows && g->residues == 2 ? 2 * vector : vector;
+  g->run_pitch = next_with_rest(span, unit, 2 * unit);
   g->run_vectors = int(std::max<std::int64_t>(1, length / vector));
   g->log2_run_lanes = 0;
   while (g->log2_run_lanes < 5 && (1 << g->log2_run_lanes) < g->run_vectors) ++g->log2_run_lanes;
   if (g->store == Store::scattered) {
     g->runs = kColumnBlock;
     g->run_majors = FastDiv<std::int32_t>(1);
-    g->buffer_floats = g->runs * g->run_pitch;
+    g->buffer_elements = g->runs * g->run_pitch;
   } else {
     const bool shared_pitch = g->store == Store::rows;  // by a channel's segments
     const std::int64_t major_runs = shared_pitch ? g->segments : rows;
-    const std::int64_t major_bytes = (shared_pitch ? 1 : major_runs) * g->run_pitch * std::int64_t{4} + major_runs * std::int64_t{sizeof(Run)};
+    const std::int64_t major_bytes = (shared_pitch ? 1 : major_runs) * g->run_pitch * std::int64_t{element} + major_runs * std::int64_t{sizeof(Run)};
     // Fewer major indices in a block than it has room for: columns are wasted, but runs stay whole.
     const int majors = int(std::max<std::int64_t>(1, std::min<std::int64_t>(g->block_majors, kStagingLimit / major_bytes)));
     g->block_majors = majors;
-    if (majors * major_bytes > (majors == 1 ? 3 : 1) * kStagingLimit) return false;
+    if (majors * major_bytes > (majors == 1 ? kMostStaging : kStagingLimit)) return false;
     g->runs = int(majors * major_runs);
     g->run_majors = FastDiv<std::int32_t>(majors);
-    g->buffer_floats = int(majors * (shared_pitch ? 1 : major_runs) * g->run_pitch);
+    g->buffer_elements = int(majors * (shared_pitch ? 1 : major_runs) * g->run_pitch);
   }
   const int blocks_of_tile = tile.columns / kColumnBlock;
   const int tables = std::max(g->runs, blocks_of_tile * g->run_majors.divisor()) * int(sizeof(Run)) + tile.columns * int(sizeof(Place));
-  g->buffers = each_its_buffer ? blocks_of_tile : 1;
-  g->spare = g->buffers * g->buffer_floats;
+  g->buffers = buffers;
+  g->spare = g->buffer_elements;
   // Sums of columns that stand for nothing are written like others, to a place that nobody reads.
   const bool all_used = together && g->block_majors * g->minors == kColumnBlock && g->majors % (g->block_majors * blocks_of_tile) == 0;
-  const int spare_floats = all_used || g->store != Store::rows ? 0 : g->run_pitch;
-  g->staging_bytes = int(round_up(std::int64_t{g->spare + spare_floats} * 4 + tables, 128));
+  if (!all_used && g->store == Store::rows) g->buffer_elements += g->run_pitch;
+  g->staging_bytes = int(round_up(std::int64_t{g->buffers} * g->buffer_elements * element + tables, 128));
   g->minors_of_block = FastDiv<std::int32_t>(std::min(g->minors, kColumnBlock));
   g->minor_blocks = FastDiv<std::int32_t>(together ? 1 : ceil_div(g->minors, kColumnBlock));
   const std::int64_t blocks = ceil_div(g->majors, g->block_majors) * g->minor_blocks.divisor();
@@ -159,7 +189,10 @@ bool set_chunks(int element, bool split, int chunk_taps, const ImplicitTile& til
   g->channel_blocks = int(ceil_div(g->in_channels, tile.words * word_elements));
   if (std::int64_t{g->tap_blocks} * g->channel_blocks > std::numeric_limits<std::int32_t>::max() / 8) return false;
   g->chunks = g->tap_blocks * g->channel_blocks;
-  g->slots = int(g->team_rows + halo) | 1;  // odd, so that one slot of eight neighbouring depths is in eight banks
+  // Odd, so that one slot of eight neighbouring depths is in eight banks.
+  g->slots = int(g->vector_rows ? round_up(g->team_rows + halo + kVectorPositions - 1, kVectorPositions) : g->team_rows + halo) | 1;
+  const std::int64_t used = (tile.warpgroups() / g->teams - 1) * g->owned_rows + g->used_rows;
+  g->slot_groups = g->vector_rows ? int(ceil_div(used + halo + kVectorPositions - 1, kVectorPositions)) : 0;
   g->whole_quads = g->channels_last && g->in_channels % (16 / element) == 0;
   const std::int64_t x_bytes = round_up(std::int64_t{g->slots} * 16 * (tile.words / 4) * parts, 128);
   const std::int64_t weight_bytes = std::int64_t{chunk_taps} * tile.words * tile.columns * 4 * parts;
@@ -199,7 +232,7 @@ bool make_implicit_geometry(const Problem& problem, Precision precision, const I
   if (problem.dtype == DType::float64 || !one_axis(problem) || !fits_int32(problem)) return false;
   const int element = int(size_of(problem.dtype));
   const bool split = problem.dtype == DType::float32 && precision == Precision::tf32x3;
-  // Resident weights before streamed ones, three stages before two, many taps for a copy of x before few.
+  // Resident weights before streamed ones, more stages before less, many taps for a copy of x before few.
   for (const bool resident : {true, false}) {
     ImplicitGeometry g{};
     set_problem(problem, &g);
@@ -208,12 +241,14 @@ bool make_implicit_geometry(const Problem& problem, Precision precision, const I
     g.team_rows = tile.rows / g.teams;
     while ((1 << g.log2_team_rows) < g.team_rows) ++g.log2_team_rows;
     if (1 << g.log2_team_rows != g.team_rows) continue;
-    if (!set_rows(&g)) continue;
+    if (!set_rows(element, tile, &g)) continue;
     const int most_taps = std::min(g.taps, kMostChunkTaps);
-    for (const int least_stages : {3, 2}) {
-      for (const bool each_its_buffer : {true, false}) {
-        if (!set_columns(element, each_its_buffer, tile, &g) || (each_its_buffer && g.store != Store::rows)) continue;
-        for (int chunk_taps = most_taps; chunk_taps > (least_stages == 3 ? most_taps - 1 : 0); --chunk_taps) {
+    for (const int least_stages : {4, 3, 2}) {
+      if (least_stages == 4 && (resident || tile.family == Family::sm80)) continue;  // streamed weights take longer to come
+      for (const int buffers : {2, 1}) {
+        if (buffers == 2 && (tile.family == Family::sm80 || g.store != Store::rows)) continue;  // only the copy engine has use for two
+        if (!set_columns(element, buffers, tile, &g)) continue;
+        for (int chunk_taps = most_taps; chunk_taps > (least_stages > 2 ? most_taps - 1 : 0); --chunk_taps) {
           if (!set_chunks(element, split, chunk_taps, tile, traits, &g) || g.stages < least_stages) continue;
           if (!set_order(traits, &g)) break;
           *geometry = g;

@@ -28,6 +28,8 @@ enum class Family : std::int8_t {
 inline constexpr int kColumnBlock = 32;
 /// Threads of a warpgroup: four warps, each of which has 16 rows of every 64.
 inline constexpr int kWarpgroup = 128;
+/// Positions of x that are loaded at a time where rows are aligned.
+inline constexpr int kVectorPositions = 4;
 /// Most stages of the ring of operand tiles in shared memory.
 inline constexpr int kMostStages = 8;
 
@@ -41,6 +43,8 @@ struct ImplicitTile {
   int loaders;      ///< warpgroups that load
   constexpr int warpgroup_rows() const { return 64 * row_blocks; }
   constexpr int warpgroups() const { return rows / warpgroup_rows(); }  ///< that multiply
+  /// Too large for the loading threads to have registers for weights: those that stream come from the workspace.
+  constexpr bool packed_only() const { return row_blocks * columns >= 256; }
   constexpr int threads() const { return (warpgroups() + loaders) * kWarpgroup; }
 };
 
@@ -75,14 +79,19 @@ struct ImplicitGeometry {
   // warpgroups share what is loaded.
   int teams;
   int team_rows, log2_team_rows;  ///< positions of a tile, a power of two
+  int owned_rows;                 ///< of each of its warpgroups, from the first on, whose outputs it stores
+  int used_rows;                  ///< from the first on, that its outputs come from: the others are computed for nothing
+  int tile_rows;                  ///< of all of them: from one tile to the next
 
   // Rows: the positions of all samples one after the other, so that a tile of short samples is as full as one of a long one. Sample
   // n has rows n sample_rows + (u - first_position). x is laid out likewise, `halo` slots further: row p reads slot
   // p + halo - j D' for tap j, and slot n sample_rows + e holds x[first_position - halo + e] of sample n. Samples lie as close as
-  // the zeros around them allow.
+  // the zeros around them allow. With vector_rows, slots that are a multiple of kVectorPositions hold elements of x that are one in
+  // their row, so that rows whose length is one too can be loaded so many positions at a time.
   std::int64_t first_position;  ///< lowest u that reaches an output
   int positions;                ///< that do, of a sample
   int halo;
+  bool vector_rows;
   FastDiv<std::int32_t> sample_rows;
   int row_tiles;
 
@@ -102,6 +111,7 @@ struct ImplicitGeometry {
   // Shared memory, bytes unless said otherwise. A stage of x has, for each four words of depth, `slots` slots of 16 bytes, one for
   // each position; shifting a tap is then a shift by 16 bytes.
   int slots;         ///< rows of a team and their halo
+  int slot_groups;   ///< vector_rows: groups of kVectorPositions slots that are used
   bool whole_quads;  ///< channels_last: 16 bytes of channels are aligned and all of the group
   int x_bytes;       ///< of one stage
   int weight_bytes;  ///< of one chunk
@@ -109,18 +119,21 @@ struct ImplicitGeometry {
   bool resident;     ///< every chunk of the weights has its own place and is loaded once; a team is one warpgroup
   bool packed;       ///< weights are read from the workspace, where a first kernel has put them as the chunks need them
 
-  // Sums leave the registers a column block at a time, or, if there is a staging buffer for each block, all at once.
+  // Sums leave the registers a column block at a time. A warpgroup's part of a row of y starts and ends at a multiple of `boundary`
+  // elements in memory (32 bytes: parts of such a sector cost memory as much as all of it), but for the row's ends: if it is more than one,
+  // a warpgroup has rows beyond its owned ones for what lies between.
   Store store;
   int segments;                      ///< rows: samples that a warpgroup's rows may be of
+  int boundary;
   int run_length;                    ///< outputs
-  int run_pitch;                     ///< floats from one run (rows: from one channel) to the next in the staging buffer
+  int run_pitch;                     ///< elements from one run (rows: from one channel) to the next in the staging buffer
   int run_vectors;                   ///< most whole 16-byte vectors of a run
   int log2_run_lanes;                ///< lanes that store a run together, at most 32
   FastDiv<std::int32_t> run_majors;  ///< major indices of a column block that has runs
   int runs;                          ///< most of a block
-  int buffers;                       ///< staging buffers of a warpgroup: one, or one for each column block
-  int buffer_floats;
-  int spare;                         ///< floats from the start of the staging buffers to where sums of no column go
+  int buffers;                       ///< staging buffers of a warpgroup: with two, one is written while the other is stored
+  int buffer_elements;
+  int spare;                         ///< elements from the start of a staging buffer to where sums of no column go
   int staging_bytes;                 ///< of one warpgroup, with the tables of runs and of places
   int shared_bytes;                  ///< all
 

@@ -38,7 +38,7 @@ void predict(const Problem& problem, const ImplicitInstance& instance, const Imp
   const ImplicitTile& tile = instance.tile;
   const bool split = instance.precision == Precision::tf32x3;
   const double products = double(g.channel_blocks) * g.taps * tile.words / 8 * (split ? 3 : 1) * tile.columns / 2;
-  const double multiply = kTile + kProduct * products + kChunk * g.chunks + (g.fill && g.buffers == 1 ? kFillColumn * tile.columns : 0) +
+  const double multiply = kTile + kProduct * products + kChunk * g.chunks + (g.fill && g.buffers * kColumnBlock < tile.columns ? kFillColumn * tile.columns : 0) +
                           (g.store != Store::rows ? kShortColumn * tile.columns : 0);
   const bool shared_loaders = tile.loaders > 1 && g.teams == 1;  // they take chunks in turn
   const double threads = double(kWarpgroup) / g.teams * (tile.loaders > 1 && g.teams > 1 ? kSecondLoader : 1);
@@ -95,6 +95,7 @@ void append_implicit_plans(const Problem& problem, const DeviceTraits& traits, c
     ImplicitGeometry geometry;
     if (!make_implicit_geometry(problem, plan.precision, instance.tile, traits, &geometry)) continue;
     for (bool packed : {false, true}) {
+      if (!packed && instance.tile.packed_only() && !geometry.resident) continue;
       geometry.packed = packed;
       if (packed_weight_bytes(geometry) > options.workspace_limit) continue;
       plan.packed_weight = packed;

@@ -79,6 +79,16 @@ struct BulkCopy {
   Source at;
 };
 
+struct BulkStore {
+  unsigned char* global;
+  const unsigned char* shared;
+  std::uint32_t bytes;
+  int thread;
+  std::uint64_t group;  // of the thread's
+  Source at;
+  bool finished = false;
+};
+
 struct Warp;
 
 struct Fiber {
@@ -96,7 +106,8 @@ struct Fiber {
   int detail = 0;  // parity, or the named barrier
 
   std::deque<Copy> copies = {};
-  std::uint64_t copy_group = 0;  // the open one
+  std::uint64_t copy_group = 0;        // the open one
+  std::uint64_t bulk_store_group = 0;  // the open one
 
   std::uint32_t lane_bit() const { return 1u << (index % kWarp); }
 };
@@ -233,6 +244,8 @@ class Launch {
   void barrier_arrive(Barrier& barrier, std::uint32_t expected_bytes, Source at);
   void barrier_wait(Barrier& barrier, int parity, Source at);
   void bulk_copy(void* shared, const void* global, std::uint32_t bytes, std::uint64_t* word, Source at);
+  void bulk_store(void* global, const void* shared, std::uint32_t bytes, Source at);
+  void bulk_store_wait(Fiber& fiber, std::uint64_t pending_groups);
 
   /// Comes to an operation of several lanes and waits until it is done.
   void meet(const char* operation, std::array<std::uint64_t, 3> key, std::uint32_t lanes, bool may_exit, void* argument,
@@ -264,6 +277,7 @@ class Launch {
   void end_phase_if_complete(Barrier& barrier);
   void finish_copy(const Copy& copy);
   void finish_bulk_copy(std::size_t index);
+  void finish_bulk_store(BulkStore& store);
   void finish_product(Warp& warp, const Product& product);
   void execute_product(const Warp& warp, const Product& product, float* const (&sums)[kWarp]);
   Rows product_rows(const Warp& warp, const Product& product);
@@ -294,6 +308,7 @@ class Launch {
   std::vector<unsigned> preference_;  // per warp
   std::deque<Barrier> barriers_;
   std::vector<BulkCopy> bulk_copies_;
+  std::vector<BulkStore> bulk_stores_;  // those that no wait has covered, finished or not
   std::array<NamedBarrier, 16> named_barriers_;
   std::vector<std::vector<ProductKey>> warpgroup_products_;
 };
@@ -311,6 +326,7 @@ void Launch::run_block(Extent index) {
   for (unsigned& preference : preference_) preference = unsigned(random_());
   barriers_.clear();
   bulk_copies_.clear();
+  bulk_stores_.clear();
   named_barriers_ = {};
   warpgroup_products_.assign((warps_.size() + kWarpgroupWarps - 1) / kWarpgroupWarps, {});
   for (std::size_t i = 0; i < warps_.size(); ++i) warps_[i].index = int(i);
@@ -337,6 +353,9 @@ void Launch::run_block(Extent index) {
   while (anyone_alive()) {
     if (options_.completion == Completion::random && !bulk_copies_.empty() && chance(16)) {
       finish_bulk_copy(random_() % bulk_copies_.size());
+    }
+    if (options_.completion == Completion::random && !bulk_stores_.empty() && chance(16)) {
+      finish_bulk_store(bulk_stores_[random_() % bulk_stores_.size()]);
     }
     Fiber* const fiber = next();
     if (fiber == nullptr) {
@@ -415,6 +434,12 @@ void Launch::fault(const void* address) {
 void Launch::exit_thread(Fiber& fiber) {
   ++fiber.copy_group;
   copy_async_wait(fiber, 0);
+  // Unlike copy_async's, even those that have finished: whether they have is chance.
+  for (const BulkStore& store : bulk_stores_) {
+    if (store.thread != fiber.index) continue;
+    throw Error(text(place(store.at), ": the thread ended before this bulk_store was read: nothing waits for it (",
+                     describe(fiber), ")"));
+  }
   Warp& warp = *fiber.warp;
   if (warp.last_product_end > warp.groups_waited_for) {
     fail(warp.last_product, "exits without warpgroup_wait for this product");
@@ -674,6 +699,38 @@ void Launch::finish_bulk_copy(std::size_t index) {
   barrier.bytes -= copy.bytes;
   if (std::abs(barrier.bytes) >= 1 << 20) fail(copy.at, "makes a barrier count 2^20 bytes or more");
   end_phase_if_complete(barrier);
+}
+
+// --- Bulk stores ---------------------------------------------------------------------------------------------------
+
+void Launch::bulk_store(void* global, const void* shared, std::uint32_t bytes, Source at) {
+  if (bytes == 0 || bytes % 16 != 0) fail(at, text("asks bulk_store for ", bytes, " bytes"));
+  const unsigned char* const source = inside_shared(shared, bytes, 16, "bulk_store", at);
+  auto* const destination = static_cast<unsigned char*>(global);
+  if (reinterpret_cast<std::uintptr_t>(destination) % 16 != 0) {
+    fail(at, "writes to a misaligned global address in bulk_store");
+  }
+  running_->at = at;
+  // Also faults now, in the thread and at the operation to blame, if the memory cannot be written.
+  std::memset(destination, kNaN, bytes);
+  bulk_stores_.push_back({destination, source, bytes, running_->index, running_->bulk_store_group, at});
+  if (!late()) finish_bulk_store(bulk_stores_.back());
+  pass();
+}
+
+/// Copies what shared memory holds now, unless it has done so before.
+void Launch::finish_bulk_store(BulkStore& store) {
+  if (!store.finished) std::memcpy(store.global, store.shared, store.bytes);
+  store.finished = true;
+}
+
+void Launch::bulk_store_wait(Fiber& fiber, std::uint64_t pending_groups) {
+  const std::uint64_t end = fiber.bulk_store_group < pending_groups ? 0 : fiber.bulk_store_group - pending_groups;
+  const auto covered = [&](const BulkStore& store) { return store.thread == fiber.index && store.group < end; };
+  for (BulkStore& store : bulk_stores_) {
+    if (covered(store)) finish_bulk_store(store);
+  }
+  bulk_stores_.erase(std::remove_if(bulk_stores_.begin(), bulk_stores_.end(), covered), bulk_stores_.end());
 }
 
 // --- Operations of several lanes -----------------------------------------------------------------------------------
@@ -988,6 +1045,17 @@ void barrier_wait(std::uint64_t* barrier, int parity, Source at) {
 
 void bulk_copy(void* shared, const void* global, std::uint32_t bytes, std::uint64_t* barrier, Source at) {
   launched->bulk_copy(shared, global, bytes, barrier, at);
+}
+
+void bulk_store(void* global, const void* shared, std::uint32_t bytes, Source at) {
+  launched->bulk_store(global, shared, bytes, at);
+}
+
+void bulk_store_commit() { ++launched->running().bulk_store_group; }
+
+void bulk_store_wait(int pending) {
+  launched->pass();
+  launched->bulk_store_wait(launched->running(), std::uint64_t(pending));
 }
 
 void named_barrier(int id, int threads, Source at) {

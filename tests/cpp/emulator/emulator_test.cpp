@@ -254,42 +254,42 @@ TEST(Emulator, CopiesAsynchronously) {
   under_many_options([](const Options& options) {
     GlobalArray<float> from(64 * 4), to(64 * 4), words(64);
     std::iota(from.begin(), from.end(), 1.0f);
-    launch({1}, {64}, 64 * 20, options, [&] {
+    launch({1}, {64}, 64 * 24, options, [&] {
       const unsigned i = threadIdx.x;
       float* const vectors = shared_at<float>(0);
-      float* const singles = shared_at<float>(64 * 16);
+      float* const pairs = shared_at<float>(64 * 16);
       gpu::copy_async<16>(vectors + 4 * i, from.data() + 4 * i, int(i % 5) * 4);
       gpu::copy_async_commit();
-      gpu::copy_async<4>(singles + i, from.data() + i, i % 2 == 0 ? 4 : 0);
+      gpu::copy_async<8>(pairs + 2 * i, from.data() + 2 * i, i % 2 == 0 ? 8 : 0);
       gpu::copy_async_commit();
       gpu::copy_async_wait<1>();
       __syncthreads();
       for (unsigned j = 0; j < 4; ++j) to[4 * i + j] = vectors[(4 * i + j + 4) % 256];
       gpu::copy_async_wait<0>();
       __syncthreads();
-      words[i] = singles[63 - i];
+      words[i] = pairs[2 * (63 - i) + 1];
     });
     for (unsigned i = 0; i < 256; ++i) {
       const unsigned source = (i + 4) % 256, thread = source / 4;
       EXPECT_EQ(to[i], source % 4 < thread % 5 ? float(source + 1) : 0.0f);
     }
-    for (unsigned i = 0; i < 64; ++i) EXPECT_EQ(words[i], (63 - i) % 2 == 0 ? float(64 - i) : 0.0f);
+    for (unsigned i = 0; i < 64; ++i) EXPECT_EQ(words[i], (63 - i) % 2 == 0 ? float(128 - 2 * i) : 0.0f);
   });
 }
 
 /// Whether values copied with copy_async are right if the thread waits for all but kPending of its two groups.
 template <int kPending>
 bool right_after_waiting(const Options& options, bool commit) {
-  GlobalArray<float> from(64), to(64);
+  GlobalArray<float> from(128), to(128);
   std::iota(from.begin(), from.end(), 1.0f);
-  launch({1}, {32}, 64 * 4, options, [&] {
+  launch({1}, {32}, 128 * 4, options, [&] {
     float* const values = shared_at<float>(0);
     for (unsigned i = threadIdx.x; i < 64; i += 32) {
-      gpu::copy_async<4>(values + i, from.data() + i, 4);
+      gpu::copy_async<8>(values + 2 * i, from.data() + 2 * i, 8);
       if (commit) gpu::copy_async_commit();
     }
     gpu::copy_async_wait<kPending>();
-    for (unsigned i = threadIdx.x; i < 64; i += 32) to[i] = values[i];
+    for (unsigned i = 2 * threadIdx.x; i < 128; i += i % 2 == 0 ? 1 : 63) to[i] = values[i];
   });
   return std::equal(to.begin(), to.end(), from.begin());
 }
@@ -477,6 +477,203 @@ TEST(Emulator, LateBulkCopiesShowAMissingWait) {
   EXPECT_EQ(seen, 1.0f);
   EXPECT_EQ(barrier_complaint(1, kLate, read_too_early), "");
   EXPECT_TRUE(std::isnan(seen));
+}
+
+// --- Bulk stores ---------------------------------------------------------------------------------------------------
+
+TEST(Emulator, BulkStoresArrive) {
+  under_many_options([](const Options& options) {
+    constexpr unsigned kBlocks = 2, kStages = 2, kTiles = 7, kFloats = 64;
+    GlobalArray<float> to(kBlocks * kTiles * kFloats);
+    launch({kBlocks}, {kFloats}, kStages * kFloats * 4, options, [&] {
+      for (unsigned tile = 0; tile < kTiles; ++tile) {
+        float* const stage = shared_at<float>(0) + tile % kStages * kFloats;
+        float* const destination = to.data() + (blockIdx.x * kTiles + tile) * kFloats;
+        // Both warps store: the first half of each tile by thread 0, in two parts, the other by thread 32.
+        if (threadIdx.x % 32 == 0) gpu::bulk_store_wait<kStages - 1>();
+        __syncthreads();
+        stage[threadIdx.x] = float(1 + (blockIdx.x * kTiles + tile) * kFloats + threadIdx.x);
+        gpu::fence_async_proxy();
+        __syncthreads();
+        if (threadIdx.x == 0) {
+          gpu::bulk_store(destination, stage, 16);
+          gpu::bulk_store(destination + 4, stage + 4, 112);
+          gpu::bulk_store_commit();
+        } else if (threadIdx.x == 32) {
+          gpu::bulk_store(destination + 32, stage + 32, 128);
+          gpu::bulk_store_commit();
+        }
+      }
+      if (threadIdx.x % 32 == 0) gpu::bulk_store_wait<0>();
+    });
+    for (unsigned i = 0; i < to.size(); ++i) EXPECT_EQ(to[i], float(i + 1));
+  });
+}
+
+/// What arrives of a buffer of ones and one of twos, each stored in its own group, if the thread overwrites both with
+/// threes after waiting for all but kPending groups. Unless `commit`, it commits only then, both in one group.
+template <int kPending>
+std::vector<float> stored_after_waiting(const Options& options, bool commit) {
+  GlobalArray<float> to(2 * 8);
+  launch({1}, {1}, to.size() * 4, options, [&] {
+    float* const values = shared_at<float>(0);
+    for (unsigned i = 0; i < 16; ++i) values[i] = i < 8 ? 1 : 2;
+    gpu::fence_async_proxy();
+    for (unsigned i = 0; i < 2; ++i) {
+      for (unsigned half = 0; half < 2; ++half) {
+        gpu::bulk_store(to.data() + i * 8 + half * 4, values + i * 8 + half * 4, 16);
+      }
+      if (commit) gpu::bulk_store_commit();
+    }
+    gpu::bulk_store_wait<kPending>();
+    for (unsigned i = 0; i < 16; ++i) values[i] = 3;
+    if (!commit) gpu::bulk_store_commit();
+    gpu::bulk_store_wait<0>();
+  });
+  return {to.begin(), to.end()};
+}
+
+TEST(Emulator, LateBulkStoresShowABufferOverwrittenTooEarly) {
+  const auto values = [](float first, float second) {
+    std::vector<float> both(16, first);
+    std::fill(both.begin() + 8, both.end(), second);
+    return both;
+  };
+  EXPECT_EQ(stored_after_waiting<0>(kEarly, true), values(1, 2));
+  EXPECT_EQ(stored_after_waiting<2>(kEarly, true), values(1, 2));
+  EXPECT_EQ(stored_after_waiting<0>(kEarly, false), values(1, 2));
+  EXPECT_EQ(stored_after_waiting<0>(kLate, true), values(1, 2));
+  EXPECT_EQ(stored_after_waiting<1>(kLate, true), values(1, 3));
+  EXPECT_EQ(stored_after_waiting<2>(kLate, true), values(3, 3));
+  EXPECT_EQ(stored_after_waiting<3>(kLate, true), values(3, 3));
+  EXPECT_EQ(stored_after_waiting<0>(kLate, false), values(3, 3));
+  under_many_options([&](const Options& options) {
+    EXPECT_EQ(stored_after_waiting<0>(options, true), values(1, 2));
+    const std::vector<float> all_but_one = stored_after_waiting<1>(options, true);
+    EXPECT_TRUE(std::equal(all_but_one.begin(), all_but_one.begin() + 8, values(1, 2).begin()));
+  });
+}
+
+TEST(Emulator, BulkStoresFinishAtRandom) {
+  // In round_robin the thread goes on from the stores to the wait: each is either early or late.
+  int right = 0;
+  for (std::uint64_t seed = 1; seed <= 32; ++seed) {
+    const std::vector<float> stored = stored_after_waiting<2>({Order::round_robin, Completion::random, seed}, true);
+    right += stored[0] == 1;
+  }
+  EXPECT_GT(right, 0);
+  EXPECT_LT(right, 32);
+  // Where others can go on for long, they are over without a wait.
+  for (std::uint64_t seed = 1; seed <= 8; ++seed) {
+    GlobalArray<float> to(4);
+    launch({1}, {1}, 16, {Order::random, Completion::random, seed}, [&] {
+      float* const values = shared_at<float>(0);
+      for (unsigned i = 0; i < 4; ++i) values[i] = 1;
+      gpu::bulk_store(to.data(), values, 16);
+      gpu::bulk_store_commit();
+      for (int i = 0; i < 2000; ++i) gpu::fence_async_proxy();
+      for (unsigned i = 0; i < 4; ++i) values[i] = 2;
+      gpu::bulk_store_wait<0>();
+    });
+    for (float value : to) EXPECT_EQ(value, 1.0f);
+  }
+}
+
+TEST(Emulator, LateBulkStoresHaveNotArrived) {
+  const auto seen_before_waiting = [](const Options& options) {
+    GlobalArray<float> to(4);
+    std::fill(to.begin(), to.end(), 1.0f);
+    float seen = 0;
+    launch({1}, {1}, 16, options, [&] {
+      for (unsigned i = 0; i < 4; ++i) shared_at<float>(0)[i] = 2;
+      gpu::bulk_store(to.data(), gpu::dynamic_shared(), 16);
+      gpu::bulk_store_commit();
+      seen = to[3];
+      gpu::bulk_store_wait<0>();
+    });
+    EXPECT_EQ(to[3], 2.0f);
+    return seen;
+  };
+  EXPECT_EQ(seen_before_waiting(kEarly), 2.0f);
+  EXPECT_TRUE(std::isnan(seen_before_waiting(kLate)));
+}
+
+TEST(Emulator, ChecksBulkStores) {
+  GlobalArray<float> to(64);
+  for (const Options& options : {kEarly, kLate}) {
+    int line = 0;
+    const auto store = [&](std::size_t first, std::size_t from, unsigned bytes) {
+      return complaint(1, 1024, options, [&] {
+        line = __LINE__ + 1;
+        gpu::bulk_store(to.data() + first, gpu::dynamic_shared() + from, bytes);
+        gpu::bulk_store_commit();
+        gpu::bulk_store_wait<0>();
+      });
+    };
+    EXPECT_EQ(store(0, 768, 256), "");
+    EXPECT_EQ(store(60, 16, 16), "");
+    EXPECT_TRUE(contains(store(0, 0, 0), "asks bulk_store for 0 bytes"));
+    EXPECT_TRUE(contains(store(0, 0, 24), "asks bulk_store for 24 bytes"));
+    EXPECT_TRUE(contains(store(0, 8, 16), "bulk_store at shared byte 8 is misaligned"));
+    EXPECT_TRUE(contains(store(1, 0, 16), "writes to a misaligned global address in bulk_store"));
+    EXPECT_TRUE(contains(store(0, 1008, 32), "bulk_store of 32 bytes is not inside the block's 1024 bytes"));
+    for (const std::string& message : {store(60, 0, 32), store(64, 0, 16)}) {
+      EXPECT_TRUE(contains(message, "thread 0 of block (0, 0, 0) read or wrote "));
+      EXPECT_TRUE(contains(message, "past the end of an array of 256 bytes"));
+      EXPECT_TRUE(contains(message, "emulator_test.cpp:" + std::to_string(line)));
+    }
+  }
+  // Nor is what lies beyond the end but in the same page the array's.
+  GlobalArray<float> odd(61);
+  EXPECT_TRUE(contains(complaint(1, 16, kLate,
+                                 [&] {
+                                   for (unsigned i = 0; i < 4; ++i) shared_at<float>(0)[i] = 1;
+                                   gpu::bulk_store(odd.data() + 60, gpu::dynamic_shared(), 16);
+                                   gpu::bulk_store_commit();
+                                   gpu::bulk_store_wait<0>();
+                                 }),
+                       "was written: 0 bytes past the end of an array of 244 bytes"));
+}
+
+/// What is wrong with a block of 64 threads that all do `then` after thread 40 has stored two groups, the second of them
+/// committed only if `commit`; `line` becomes that of the second store.
+template <class Then>
+std::string complaint_after_storing(const Options& options, bool commit, int& line, Then then) {
+  GlobalArray<float> to(8);
+  return complaint(64, 32, options, [&] {
+    if (threadIdx.x == 40) {
+      gpu::bulk_store(to.data(), gpu::dynamic_shared(), 16);
+      gpu::bulk_store_commit();
+      line = __LINE__ + 1;
+      gpu::bulk_store(to.data() + 4, gpu::dynamic_shared() + 16, 16);
+      if (commit) gpu::bulk_store_commit();
+    }
+    __syncthreads();
+    then();
+  });
+}
+
+TEST(Emulator, FindsBulkStoresThatNothingWaitsFor) {
+  under_many_options([](const Options& options) {
+    int line = 0;
+    const auto names_the_store = [&](const std::string& message, int at) {
+      return contains(message, "emulator_test.cpp:" + std::to_string(at) +
+                                   ": the thread ended before this bulk_store was read: nothing waits for it (thread "
+                                   "40 of block (0, 0, 0))");
+    };
+    const std::string waited = complaint_after_storing(options, true, line, [] { gpu::bulk_store_wait<0>(); });
+    EXPECT_EQ(waited, "");
+    const std::string for_none = complaint_after_storing(options, true, line, [] {});
+    EXPECT_TRUE(names_the_store(for_none, line - 3));
+    const std::string for_one = complaint_after_storing(options, true, line, [] { gpu::bulk_store_wait<1>(); });
+    EXPECT_TRUE(names_the_store(for_one, line));
+    const std::string uncommitted = complaint_after_storing(options, false, line, [] { gpu::bulk_store_wait<0>(); });
+    EXPECT_TRUE(names_the_store(uncommitted, line));
+    const std::string by_another = complaint_after_storing(options, true, line, [] {
+      if (threadIdx.x == 41) gpu::bulk_store_wait<0>();
+    });
+    EXPECT_TRUE(names_the_store(by_another, line - 3));
+  });
 }
 
 // --- Values --------------------------------------------------------------------------------------------------------

@@ -119,7 +119,7 @@ inline unsigned char* dynamic_shared() { return emulator::position->shared; }
 
 template <int kBytes>
 void copy_async(void* shared, const void* global, int valid, Source at = Source::here()) {
-  static_assert(kBytes == 4 || kBytes == 16);
+  static_assert(kBytes == 8 || kBytes == 16);
   emulator::copy_async(shared, global, kBytes, valid, at);
 }
 inline void copy_async_commit() { emulator::copy_async_commit(); }
@@ -144,6 +144,15 @@ inline void barrier_arrive_expect(std::uint64_t* barrier, unsigned bytes, Source
 inline void bulk_copy(void* shared, const void* global, unsigned bytes, std::uint64_t* barrier,
                       Source at = Source::here()) {
   emulator::bulk_copy(shared, global, bytes, barrier, at);
+}
+inline void bulk_store(void* global, const void* shared, unsigned bytes, Source at = Source::here()) {
+  emulator::bulk_store(global, shared, bytes, at);
+}
+inline void bulk_store_commit() { emulator::bulk_store_commit(); }
+template <int kPending>
+void bulk_store_wait() {
+  static_assert(kPending >= 0);
+  emulator::bulk_store_wait(kPending);
 }
 inline void fence_async_proxy() { emulator::pass(); }
 
@@ -171,6 +180,8 @@ template <class Element>
 Element from_float(float value) {
   return Rounding<Element>::from(value);
 }
+inline std::uint32_t load_or_zero(const std::uint32_t* from, bool exists) { return exists ? *from : 0; }
+inline std::uint16_t load_or_zero(const std::uint16_t* from, bool exists) { return exists ? *from : std::uint16_t{0}; }
 inline void store_16_bytes(void* global, uint4 value, Source at = Source::here()) {
   emulator::store_16_bytes(global, &value, at);
 }

@@ -38,6 +38,11 @@ void barrier_arrive(std::uint64_t* barrier, std::uint32_t expected_bytes, Source
 void barrier_wait(std::uint64_t* barrier, int parity, Source at);
 void bulk_copy(void* shared, const void* global, std::uint32_t bytes, std::uint64_t* barrier, Source at);
 
+void bulk_store(void* global, const void* shared, std::uint32_t bytes, Source at);
+void bulk_store_commit();
+/// The GPU has only read shared memory by then; here global memory has been written too.
+void bulk_store_wait(int pending);
+
 /// An operation at which the emulator may let other threads go on, but that has no effect of its own.
 void pass();
 

@@ -135,7 +135,7 @@ TEST(ResidueForm, IsTheDefinition) {
       EXPECT_EQ(g.fill, int(offsets.size()) < g.stride);
 
       const int blocks = g.column_tiles.divisor() * tile.columns / kColumnBlock;
-      for (std::int64_t row = 0; row < std::int64_t{g.row_tiles} * g.team_rows; ++row) {
+      for (std::int64_t row = 0; row < std::int64_t{g.row_tiles} * g.tile_rows; ++row) {
         const std::int64_t n = row / g.sample_rows.divisor(), position = row % g.sample_rows.divisor();
         if (position >= g.positions || n >= g.batch) continue;  // stands for nothing
         const std::int64_t u = g.first_position + position;
@@ -176,7 +176,10 @@ TEST(ImplicitGeometry, SamplesShareNothingButZeros) {
     ASSERT_TRUE(make_implicit_geometry(named.problem, Precision::tf32, implicit_instances()[0].tile, gpu(90), &g));
     const std::int64_t rows = g.sample_rows.divisor();
     ASSERT_GE(rows, g.positions);
-    EXPECT_EQ(g.halo, (g.taps - 1) * g.input_step);
+    const int unit = g.vector_rows ? kVectorPositions : 1;
+    EXPECT_EQ(g.vector_rows, g.input % kVectorPositions == 0);
+    EXPECT_GE(g.halo, (g.taps - 1) * g.input_step);
+    EXPECT_LT(g.halo, (g.taps - 1) * g.input_step + unit);
     std::int64_t wrong = 0;
     for (std::int64_t n : std::set<std::int64_t>{0, std::min<std::int64_t>(1, g.batch - 1), g.batch - 1}) {
       for (std::int64_t position = 0; position < g.positions; ++position) {
@@ -200,7 +203,7 @@ TEST(ImplicitGeometry, SamplesShareNothingButZeros) {
       return true;
     };
     EXPECT_TRUE(apart(rows));
-    EXPECT_TRUE(rows == g.positions || !apart(rows - 1));
+    EXPECT_TRUE(rows - g.positions < unit || !apart(rows - unit));
   }
 }
 
@@ -210,17 +213,21 @@ TEST(ImplicitGeometry, PutsShortSamplesNextToEachOther) {
     EXPECT_TRUE(make_implicit_geometry(problem, Precision::tf32, implicit_instances()[0].tile, gpu(90), &g));
     return g;
   };
-  // 33 positions, of which the first reads a zero before the sample and the last one after it: the same slot.
-  ImplicitGeometry g = geometry(make_problem(16, 512, 256, {{32, 16, 8, 4}}));
-  EXPECT_EQ(g.positions, 33);
+  // 34 positions, of which the first reads a zero before the sample and the last one after it: the same slot.
+  ImplicitGeometry g = geometry(make_problem(16, 512, 256, {{33, 16, 8, 4}}));
+  EXPECT_EQ(g.positions, 34);
   EXPECT_EQ(g.halo, 1);
-  EXPECT_EQ(g.sample_rows.divisor(), 33);
-  EXPECT_EQ(g.row_tiles, (16 * 33 + g.team_rows - 1) / g.team_rows);
+  EXPECT_EQ(g.sample_rows.divisor(), 34);
+  EXPECT_EQ(g.row_tiles, (16 * 34 + g.team_rows - 1) / g.team_rows);
+  // Aligned rows: what four slots hold is four aligned elements.
+  g = geometry(make_problem(16, 512, 256, {{32, 16, 8, 4}}));
+  EXPECT_EQ(g.halo, 4);
+  EXPECT_EQ(g.sample_rows.divisor(), 36);
   // Padding cuts off the ends: no zeros are read, and a sample's first inputs follow its neighbour's last ones.
-  g = geometry(make_problem(2, 8, 8, {{32, 4, 1, 6}}));
-  EXPECT_EQ(g.positions, 23);
+  g = geometry(make_problem(2, 8, 8, {{31, 4, 1, 6}}));
+  EXPECT_EQ(g.positions, 22);
   EXPECT_EQ(g.halo, 3);
-  EXPECT_EQ(g.sample_rows.divisor(), 26);
+  EXPECT_EQ(g.sample_rows.divisor(), 25);
 }
 
 TEST(ImplicitGeometry, CoversTheProblemWithinTheMachine) {
@@ -238,8 +245,23 @@ TEST(ImplicitGeometry, CoversTheProblemWithinTheMachine) {
         EXPECT_EQ(1 << g.log2_team_rows, g.team_rows);
         EXPECT_EQ(g.batch, batch);
         const std::int64_t rows = batch * g.sample_rows.divisor();
-        EXPECT_GE(std::int64_t{g.row_tiles} * g.team_rows, rows);
-        EXPECT_LT(std::int64_t{g.row_tiles - 1} * g.team_rows, rows);
+        const int warpgroups = tile.warpgroups() / g.teams;
+        EXPECT_EQ(g.tile_rows, warpgroups * g.owned_rows);
+        EXPECT_GE(std::int64_t{g.row_tiles} * g.tile_rows, rows);
+        EXPECT_LT(std::int64_t{g.row_tiles - 1} * g.tile_rows, rows);
+        // Where rows of y are cut at sectors, a warpgroup has what lies between its last owned output and the next sector.
+        EXPECT_TRUE(g.boundary == 1 || (g.store == Store::rows && g.boundary * element == 32));
+        EXPECT_GE((g.used_rows - g.owned_rows) * g.stride, g.boundary - 1);
+        EXPECT_LE(g.used_rows, tile.warpgroup_rows());
+        EXPECT_GE(4 * g.owned_rows, 3 * tile.warpgroup_rows());
+        if (g.vector_rows) {
+          for (const std::int64_t aligned : {g.input, std::int64_t{g.tile_rows}, g.first_position - g.halo, std::int64_t{g.sample_rows.divisor()}}) {
+            EXPECT_EQ(aligned % kVectorPositions, 0);
+          }
+          const int used = (warpgroups - 1) * g.owned_rows + g.used_rows + (g.chunk_taps - 1) * g.input_step;
+          EXPECT_GE(g.slot_groups * kVectorPositions, used + kVectorPositions - 1);
+          EXPECT_LE(g.slot_groups * kVectorPositions, g.slots);
+        }
         // Every output lies in a cell of a position that is covered, and so does every residue's output.
         EXPECT_LE(g.first_position * g.stride, g.padding);
         EXPECT_GE((g.first_position + g.positions) * g.stride, g.padding + g.output);
@@ -283,7 +305,7 @@ TEST(ImplicitGeometry, CoversTheProblemWithinTheMachine) {
 
         // Staging buffers, with their tables.
         const int warpgroup_rows = tile.warpgroup_rows(), majors = g.run_majors.divisor();
-        std::int64_t pitch = 0, runs = 0, lines = 0;  // lines: run_pitch floats each
+        std::int64_t pitch = 0, runs = 0, lines = 0;  // lines: run_pitch elements each
         switch (g.store) {
           case Store::rows:
             for (int offset = 0; offset < std::min(g.sample_rows.divisor(), warpgroup_rows); ++offset) {
@@ -314,24 +336,26 @@ TEST(ImplicitGeometry, CoversTheProblemWithinTheMachine) {
             EXPECT_TRUE(!g.compact && !g.channels_last);
         }
         EXPECT_GE(g.run_pitch, pitch);
-        EXPECT_EQ(g.run_pitch % 4, 0);
+        EXPECT_EQ(g.run_pitch % vector, 0);
         EXPECT_EQ(g.runs, runs);
-        EXPECT_GE(g.buffer_floats, lines * g.run_pitch);
         EXPECT_GE(g.run_vectors, g.run_length / vector);
         EXPECT_LE(g.run_vectors, 0xffff) << "Run::whole";
         EXPECT_TRUE((1 << g.log2_run_lanes) >= g.run_vectors || g.log2_run_lanes == 5);
-        EXPECT_TRUE(g.buffers == 1 || (g.buffers == blocks_of_tile && g.store == Store::rows));
-        EXPECT_GE(g.spare, g.buffers * g.buffer_floats);
-        std::int64_t floats = std::int64_t{g.buffers} * g.buffer_floats;
+        EXPECT_TRUE(g.buffers == 1 || (g.buffers == 2 && g.store == Store::rows && tile.family == Family::sm90));
+        EXPECT_GE(g.spare, lines * g.run_pitch);
+        std::int64_t elements = lines * g.run_pitch;
         if (g.store == Store::rows) {  // sums of columns that stand for nothing
           int used = 0;
           for (int column = 0; column < g.column_tiles.divisor() * tile.columns; ++column) {
             used += column_at(g, column / kColumnBlock, column % kColumnBlock).exists;
           }
-          if (used < g.column_tiles.divisor() * tile.columns) floats = g.spare + std::int64_t{warpgroup_rows - 1} * g.stride + 1;
+          if (used < g.column_tiles.divisor() * tile.columns) elements = g.spare + std::int64_t{warpgroup_rows - 1} * g.stride + 1;
         }
+        EXPECT_GE(g.buffer_elements, elements);
+        EXPECT_EQ(g.buffer_elements % vector, 0);
         const std::int64_t most_runs = std::max(g.runs, blocks_of_tile * majors);
-        EXPECT_GE(g.staging_bytes, floats * 4 + most_runs * std::int64_t(sizeof(convt_gemm::Run)) + tile.columns * std::int64_t(sizeof(Place)));
+        EXPECT_GE(g.staging_bytes, std::int64_t{g.buffers} * g.buffer_elements * element + most_runs * std::int64_t(sizeof(convt_gemm::Run)) +
+                                       tile.columns * std::int64_t(sizeof(Place)));
 
         // Tiles.
         EXPECT_EQ(std::int64_t{g.tiles}, std::int64_t{g.row_tiles} * g.all_column_tiles);

@@ -38,6 +38,7 @@ bool expect_exact(const Problem& base, const ImplicitKernel& kernel, int multipr
   const Problem problem = in(base, kernel);
   ImplicitGeometry geometry;
   if (!make_implicit_geometry(problem, kernel.precision, kernel.tile, emulated_traits(kernel, multiprocessors), &geometry)) return false;
+  packed = packed || (kernel.tile.packed_only() && !geometry.resident);
   const Operands operands = integer_operands(problem);
   std::vector<double> expected(std::size_t(problem.output_elements()));
   Problem plain = problem;
@@ -74,6 +75,20 @@ TEST_P(ImplicitKernels, GiveTheReference) {
   for (const NamedProblem& named : one_axis_problems()) {
     for (const bool packed : {false, true}) {
       EXPECT_TRUE(expect_exact(named.problem, kernel, 2, packed, {{}})) << named.name << ": no geometry for " << kernel.name;
+    }
+  }
+}
+
+/// Rows of several tiles, cut where sectors of memory begin; aligned rows of x and others, samples that start at different places of a
+/// sector, outputs without taps, and more columns than one block has.
+TEST_P(ImplicitKernels, CutLongRows) {
+  const ImplicitKernel& kernel = GetParam();
+  for (const Problem& problem :
+       {make_problem(2, 5, 37, {{1100, 3, 1}}, 1, true), make_problem(3, 9, 5, {{701, 4, 2, 1}}), make_problem(2, 3, 66, {{600, 3, 2, 1, 0, 2}}, 1, true),
+        make_problem(2, 6, 33, {{1028, 5, 3, 2, 1}}, 1, true), make_problem(1, 4, 7, {{900, 16, 8, 4}}), make_problem(2, 4, 6, {{577, 7, 3, 9, 2}}, 2, true),
+        make_problem(2, 2, 3, {{640, 2, 4, 1, 3}}, 1, true)}) {
+    for (const bool packed : {false, true}) {
+      EXPECT_TRUE(expect_exact(problem, kernel, 2, packed, {{}, {emulator::Order::starve, emulator::Completion::late, 5}})) << to_string(problem);
     }
   }
 }
@@ -125,7 +140,7 @@ TEST_P(ImplicitKernels, HaveTheErrorOfTheirArithmetic) {
   std::vector<double> expected(std::size_t(problem.output_elements()));
   reference_forward(plain, operands.input.data(), operands.weight.data(), operands.bias.data(), expected.data());
   const std::vector<double> want = arranged(expected, problem.layout, problem.out_channels, problem.output_positions());
-  const std::vector<double> got = decode(problem.dtype, EmulatedRun(problem, operands).run(kernel, geometry, false, {}));
+  const std::vector<double> got = decode(problem.dtype, EmulatedRun(problem, operands).run(kernel, geometry, kernel.tile.packed_only(), {}));
   double worst = 0, largest = 0;
   for (std::size_t i = 0; i < want.size(); ++i) {
     worst = std::max(worst, std::fabs(got[i] - want[i]));
@@ -152,7 +167,7 @@ TEST_P(ImplicitKernels, KeepNaN) {
   const std::int64_t position = 17;
   for (const double nan : {double(__uint_as_float(0x7fffffffu)), -double(__uint_as_float(0x7fffffffu))}) {
     operands.input[std::size_t(5 * problem.axis(0).input + position)] = nan;
-    const std::vector<double> got = decode(problem.dtype, EmulatedRun(problem, operands).run(kernel, geometry, false, {}));
+    const std::vector<double> got = decode(problem.dtype, EmulatedRun(problem, operands).run(kernel, geometry, kernel.tile.packed_only(), {}));
     for (std::int64_t o = 0; o < problem.output_positions(); ++o) {
       const std::int64_t tap = o + 1 - 2 * position;
       for (std::int64_t channel = 0; channel < 3; ++channel) {
