@@ -4,8 +4,8 @@
 #   tests/on_gpu.sh BINARIES SITE [LOGS]
 #
 # BINARIES holds convt_gemm_host_tests and convt_gemm_cuda_tests, SITE the installed package (and what the tests import besides),
-# LOGS (a new temporary folder by default) gets the full output. A missing GPU is a failure. The sanitizers run beside the tests,
-# in shards; host times are taken last, alone.
+# LOGS (a new temporary folder by default) gets the full output. A missing GPU is a failure. Tests and sanitizers, these in shards, run
+# beside each other; host times are taken last, alone.
 set -u
 logs=${3:-$(mktemp -d)}
 mkdir -p "$logs"
@@ -24,33 +24,29 @@ check() { # seconds, name, command...
   timeout "$limit" "$@" >"$logs/$name.log" 2>&1  # a kernel that waits for ever must not take the rest with it
   local status=$?
   echo "$name: exit $status; $(tail -n 1 "$logs/$name.log")"
-  [ $status = 0 ] || { failed=1; grep -E 'FAILED|Failure|^E  ' "$logs/$name.log" | head -n 30; }
+  [ $status = 0 ] || { failed=1; grep -E 'FAILED|Failure|^E  |Error:' "$logs/$name.log" | head -n 30; }
   return $status
 }
 # Two problems with every plan first: if one fails, the rest would only spend the machine's time.
 check 120 smoke "$binaries/convt_gemm_cuda_tests" --gtest_brief=1 --gtest_filter='*ExactForward*/reference_problem:*ExactForward*/aligned_channels' || exit 1
 
-sanitizers=()
+jobs=()
+beside() { # seconds, name, command...
+  check "$@" &
+  jobs+=("$!")
+}
 for tool in memcheck racecheck initcheck; do
   for ((shard = 0; shard < shards; ++shard)); do
-    GTEST_TOTAL_SHARDS=$shards GTEST_SHARD_INDEX=$shard timeout 400 compute-sanitizer --tool "$tool" --error-exitcode 9 \
-      "$binaries/convt_gemm_cuda_tests" --gtest_brief=1 --gtest_filter='*Small*:Random*' >"$logs/$tool.$shard.log" 2>&1 &
-    sanitizers+=("$!:$tool.$shard")
+    beside 500 "$tool.$shard" env GTEST_TOTAL_SHARDS=$shards GTEST_SHARD_INDEX=$shard compute-sanitizer --tool "$tool" \
+      --error-exitcode 9 "$binaries/convt_gemm_cuda_tests" --gtest_brief=1 --gtest_filter='*Small*:Random*'
   done
 done
-
-check 200 host_tests "$binaries/convt_gemm_host_tests" --gtest_brief=1
-check 420 cuda_tests "$binaries/convt_gemm_cuda_tests" --gtest_brief=1
+beside 200 host_tests "$binaries/convt_gemm_host_tests" --gtest_brief=1
+beside 500 cuda_tests "$binaries/convt_gemm_cuda_tests" --gtest_brief=1
 cd "$here" || exit 1
-check 420 pytest python3 -m pytest -q --maxfail=25 -p no:cacheprovider python
-
-for sanitizer in "${sanitizers[@]}"; do
-  wait "${sanitizer%%:*}"
-  status=$?
-  [ $status = 0 ] || failed=1
-  log=$logs/${sanitizer#*:}.log
-  echo "${sanitizer#*:}: exit $status; $(grep -hE 'SUMMARY' "$log" | tail -n 1)"
-  cat "$log" >>"$logs/sanitizers.log" && rm "$log"
-done
+workers=$(python3 -c 'import xdist' 2>/dev/null && echo '-n 4')
+# shellcheck disable=SC2086
+beside 500 pytest python3 -m pytest -q $workers --maxfail=25 -p no:cacheprovider python
+for job in "${jobs[@]}"; do wait "$job" || failed=1; done
 python3 host_time.py || failed=1
 exit $failed
