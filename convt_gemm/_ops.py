@@ -31,6 +31,8 @@ _forget_op = torch.ops.convt_gemm.forget_plans.default
 _below_autograd = torch._C._AutoDispatchBelowAutograd
 _functorch_level = torch._C._functorch.peek_interpreter_stack
 _plain_types = (Tensor, torch.nn.Parameter)
+_is_compiling = torch.compiler.is_compiling
+_is_any_autocast_enabled = torch._C._is_any_autocast_enabled
 
 
 def conv_transpose(
@@ -58,11 +60,11 @@ def conv_transpose(
         type(input) not in _plain_types
         or type(weight) not in _plain_types
         or (bias is not None and type(bias) not in _plain_types)
-        or torch.compiler.is_compiling()
+        or _is_compiling()
         or _functorch_level() is not None
     ):
         return _op(input, weight, bias, *rest)
-    if torch._C._is_any_autocast_enabled():
+    if _is_any_autocast_enabled():
         device = input.device.type
         if device in _AUTOCAST_KEYS and torch.is_autocast_enabled(device):
             tensors = _cast_for_autocast(device, input, weight, bias)

@@ -186,6 +186,12 @@ def per_axis(name: str, value: int | Sequence[int], rank: int) -> tuple[int, ...
     """``value`` as one int per axis; an int, or a sequence of one, stands for all axes."""
     if type(value) is int:
         return (value,) * rank
+    if type(value) is tuple and len(value) == rank:  # as layers have it; the rest of this function costs more host time
+        for entry in value:
+            if type(entry) is not int:
+                break
+        else:
+            return value
     values = (value,) if isinstance(value, torch.SymInt) else value
     if type(values) is not tuple and not isinstance(values, Sequence):
         raise TypeError(f"expected {name} to be an int or a sequence of ints, but got {value!r}")
