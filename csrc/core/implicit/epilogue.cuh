@@ -35,7 +35,7 @@ struct EpilogueState {
   /// What the tables in shared memory are for: runs that start so many elements after a multiple of 32 bytes, or
   static constexpr int kNothing = -1, kAnyRows = -2;
   int listed = kNothing;
-  int buffer = 0;  ///< that is next, where the column blocks of a tile do not say it
+  int buffer = 0;  ///< that is next, if a tile has one column block; with more, the block's number says it
 };
 
 template <class C, class Activation = Identity>

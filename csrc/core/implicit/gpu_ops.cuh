@@ -164,13 +164,6 @@ __device__ __forceinline__ void take_registers() {
 
 // --- Values --------------------------------------------------------------------------------------------------------
 
-/// To the nearest TF32 value, ties away from zero; the low 13 bits are zero.
-__device__ __forceinline__ std::uint32_t round_tf32(float value) {
-  std::uint32_t rounded;
-  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(value));
-  return rounded;
-}
-
 __device__ __forceinline__ float to_float(BFloat16 value) { return __uint_as_float(std::uint32_t{value.bits} << 16); }
 __device__ __forceinline__ float to_float(Float16 value) { return __half2float(__ushort_as_half(value.bits)); }
 

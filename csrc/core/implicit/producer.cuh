@@ -1,7 +1,7 @@
 #pragma once
 // The warpgroups that load: x with its halo, zeros outside of it, and the weights, both in the order in which the tensor cores read
 // them: 16 bytes hold four words of depth of one position or column. In memory depth is not contiguous (but for x of
-// channels_last). Where rows of x are aligned, threads copy 16 bytes of each channel of theirs to a stage asynchronously, two or three
+// channels_last). Where rows of x are aligned, threads copy 16 bytes of each channel of theirs to a stage asynchronously, up to three
 // chunks ahead, and transpose them there. Else they load elements one by one, neighbouring threads neighbouring ones.
 #include <cmath>
 
@@ -16,7 +16,7 @@ struct Quad {
 };
 
 /// A value as a TF32 operand: the tensor cores ignore the low 13 bits, so adding half of their unit is the rounding (to nearest, ties
-/// away from zero). One instruction less than gpu::round_tf32.
+/// away from zero). The instruction cvt.rna.tf32 takes one more.
 __device__ __forceinline__ std::uint32_t tf32_operand(float value) {
   const std::uint32_t bits = __float_as_uint(value);
   return fabsf(value) < INFINITY ? bits + 0x1000u : bits;  // the sum would make a number of some NaN

@@ -678,16 +678,6 @@ TEST(Emulator, FindsBulkStoresThatNothingWaitsFor) {
 
 // --- Values --------------------------------------------------------------------------------------------------------
 
-TEST(Emulator, RoundsToTf32) {
-  const auto rounded = [](std::uint32_t bits) { return gpu::round_tf32(__uint_as_float(bits)); };
-  EXPECT_EQ(rounded(0x3f800fffu), 0x3f800000u);
-  EXPECT_EQ(rounded(0x3f801000u), 0x3f802000u);  // ties away from zero
-  EXPECT_EQ(rounded(0xbf801000u), 0xbf802000u);
-  EXPECT_EQ(rounded(0x7f7fffffu), 0x7f800000u);
-  EXPECT_EQ(rounded(0xff800000u), 0xff800000u);
-  EXPECT_TRUE(std::isnan(__uint_as_float(rounded(0x7f800001u))));
-}
-
 TEST(Emulator, RoundsToSixteenBits) {
   EXPECT_EQ(gpu::from_float<BFloat16>(1.00390625f).bits, 0x3f80u);  // ties to even
   EXPECT_EQ(gpu::from_float<Float16>(-65520.0f).bits, 0xfc00u);

@@ -168,12 +168,6 @@ void take_registers() {
   static_assert(kRegisters % 8 == 0 && kRegisters >= 24 && kRegisters <= 256);
 }
 
-inline std::uint32_t round_tf32(float value) {
-  const std::uint32_t bits = __float_as_uint(value);
-  const std::uint32_t magnitude = bits & 0x7fffffffu;
-  if (magnitude > 0x7f800000u) return 0x7fffe000u;
-  return (magnitude == 0x7f800000u ? bits : bits + 0x1000u) & 0xffffe000u;
-}
 inline float to_float(BFloat16 value) { return to_accumulator(value); }
 inline float to_float(Float16 value) { return to_accumulator(value); }
 template <class Element>
