@@ -426,7 +426,7 @@ struct ChannelsFirst {
   }
 
   /// float32: each tap on the outer axes is summed up by itself first. The error of a sum grows with its length, and one sum over the
-  /// whole depth had three times PyTorch's.
+  /// whole depth had three to five times PyTorch's.
   static constexpr bool kSumsOfSums = std::is_same_v<T, float> && Rank > 1 && !kDepthwise;
 
   /// `rows_at(outer input row, outer tap)` gives the Rows of a tap on the outer axes.
