@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdint>
+#include <cstdlib>
 #include <set>
 #include <vector>
 
@@ -14,15 +15,21 @@
 namespace convt_gemm::testing {
 namespace {
 
+/// Most pieces that a problem is cut into here. Sanitizers, for which every launch takes long, ask for fewer.
+std::int64_t most_pieces() {
+  const char* const asked = std::getenv("CONVT_GEMM_MOST_PIECES");
+  return asked != nullptr ? std::atoll(asked) : 300;
+}
+
 /// Limits that cut the columns of the problem into few, some and the most pieces, as far as that is quick.
-std::vector<std::int64_t> tight_limits(const Problem& problem, Precision precision, std::int64_t most_pieces) {
+std::vector<std::int64_t> tight_limits(const Problem& problem, Precision precision) {
   const std::vector<Plan> whole = plans_of(problem, precision);
   std::vector<std::int64_t> limits;
   std::set<std::size_t> seen{whole.empty() ? 0 : whole[0].workspace_bytes};
   for (std::int64_t parts : {3, 17, 0}) {
     const std::int64_t limit = parts == 0 || whole.empty() ? 0 : std::int64_t(whole[0].workspace_bytes) / parts;
     const std::vector<Plan> plans = plans_of(problem, precision, limit);
-    if (plans.empty() || count_pieces(problem, plans[0].piece) > most_pieces) continue;
+    if (plans.empty() || count_pieces(problem, plans[0].piece) > most_pieces()) continue;
     if (seen.insert(plans[0].workspace_bytes).second) limits.push_back(limit);
   }
   return limits;
@@ -44,7 +51,7 @@ void expect_exact(const Problem& base, const Operands& operands, const std::vect
         ASSERT_TRUE(same_values(problem.dtype, first, want));
         ASSERT_EQ(runner.run(plan), first) << "two runs differ";
       }
-      for (std::int64_t limit : tight_limits(problem, arithmetic.precision, 300)) {
+      for (std::int64_t limit : tight_limits(problem, arithmetic.precision)) {
         for (const Plan& plan : plans_of(problem, arithmetic.precision, limit)) {
           SCOPED_TRACE("workspace limit " + std::to_string(limit) + ": " + describe(problem, plan));
           ASSERT_TRUE(same_values(problem.dtype, runner.run(plan), want));
