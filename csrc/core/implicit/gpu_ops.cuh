@@ -303,6 +303,16 @@ __device__ __forceinline__ void warpgroup_multiply(float (&sum)[kSums], std::uin
       sum, a, b, accumulate, std::make_index_sequence<kSums>{});
 }
 
+/// Keeps the compiler from working out the words of a register operand after warpgroup_fence, which makes products wait for each other.
+template <int kRows>
+__device__ __forceinline__ void warpgroup_operand_ready(std::uint32_t (&words)[kRows][4]) {
+#pragma unroll
+  for (auto& row : words) {
+#pragma unroll
+    for (std::uint32_t& word : row) cute::warpgroup_fence_operand(word);
+  }
+}
+
 /// Keeps the compiler from moving other uses of the sums across: before reading what warpgroup_wait has completed.
 template <int kSums>
 __device__ __forceinline__ void warpgroup_settle(float (&sum)[kSums]) {

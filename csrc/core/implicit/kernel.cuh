@@ -15,7 +15,9 @@ struct Registers {
   static constexpr int kSums = C::kRowBlocks * C::kSums;
   static constexpr int kWanted = (kSums + (!C::kSplit ? 0 : kSums <= 32 ? 2 * kSums : kSums) + 88) / 8 * 8;  // to multiply and to store
   static constexpr int kLeft = (kAll - C::kWarpgroups * kWanted) / C::kLoaders / 8 * 8;
-  static constexpr int kLeast = kAtLaunch < 104 ? kAtLaunch : 104;
+  // Rows of x that lie as in memory pass through no registers of a loading thread.
+  static constexpr int kNeeded = C::kRawRows ? 56 : 104;
+  static constexpr int kLeast = kAtLaunch < kNeeded ? kAtLaunch : kNeeded;
   static constexpr int kLoading = kLeft < kLeast ? kLeast : kLeft < kAtLaunch ? kLeft : kAtLaunch;
   static constexpr int kRest = (kAll - C::kLoaders * kLoading) / C::kWarpgroups / 8 * 8;
   static constexpr int kMultiplying = kRest < 240 ? kRest : 240;
@@ -34,7 +36,7 @@ __device__ __forceinline__ void implicit_gemm(const Params& p) {
     for (int team = 0; team < g.teams; ++team) {
       const Shared shared{memory, g, team};
       for (int stage = 0; stage < g.stages; ++stage) {
-        gpu::barrier_init(shared.full(stage), kWarpgroup / loader_teams);
+        gpu::barrier_init(shared.full(stage), C::kRawRows ? 32 : kWarpgroup / loader_teams);
         gpu::barrier_init(shared.empty(stage), team_warpgroups * kWarpgroup / kThreadsPerRelease<C>);
       }
     }
@@ -46,7 +48,14 @@ __device__ __forceinline__ void implicit_gemm(const Params& p) {
     if constexpr (C::kFamily == Family::sm90) gpu::give_registers_back<Registers<C>::kLoading>();
     const int loader = warpgroup - C::kWarpgroups, threads = kWarpgroup / loader_teams, part = thread / threads;
     const int team = g.teams == 1 ? 0 : loader * loader_teams + part;
-    produce<C>(p, Shared{memory, g, team}, thread - part * threads, threads, g.teams == 1 ? loader : 0, team_loaders);
+    if constexpr (C::kRawRows) {  // each warp loads chunks of its own
+      const int warps = threads / 32, warp = uniform((thread - part * threads) / 32) + (g.teams == 1 ? loader * warps : 0);
+      // No more than stages: who waits for a stage must not be two of its phases ahead.
+      const int loading = warps * team_loaders < g.stages ? warps * team_loaders : g.stages;
+      if (warp < loading) produce_raw<C>(p, Shared{memory, g, team}, thread % 32, warp, loading);
+    } else {
+      produce<C>(p, Shared{memory, g, team}, thread - part * threads, threads, g.teams == 1 ? loader : 0, team_loaders);
+    }
   } else {
     if constexpr (C::kFamily == Family::sm90) gpu::take_registers<Registers<C>::kMultiplying>();
     using Multiply = std::conditional_t<C::kFamily == Family::sm90, Sm90Multiply<C>, Sm80Multiply<C>>;
@@ -62,7 +71,7 @@ __device__ __forceinline__ void implicit_gemm(const Params& p) {
       if (tile.column != last.column || tile.group != last.group) state.listed = EpilogueState::kNothing;
       last = tile;
       Sums<C> sums;
-      Multiply{g, shared, ring, first_row, thread}.run(sums);
+      Multiply{p, tile, shared, ring, first_row, thread}.run(sums);
       Epilogue<C>{p, tile, static_cast<typename C::Element*>(shared.staging(warpgroup)), warpgroup, first_row, thread, {}}.run(sums, state);
     }
     Epilogue<C>::finish();

@@ -1,5 +1,6 @@
 #pragma once
 // What the parts of the fused kernel share: its compile-time choices, and the numbers that name a tile.
+#include <cmath>
 #include <cstdint>
 #include <type_traits>
 
@@ -20,16 +21,19 @@ enum class Kind {
 
 template <Kind kKind>
 struct KindTraits {
+  static constexpr DType kDType = DType::float32;
   using Element = float;
   static constexpr gpu::Words kWords = gpu::Words::tf32;
 };
 template <>
 struct KindTraits<Kind::bfloat16> {
+  static constexpr DType kDType = DType::bfloat16;
   using Element = BFloat16;
   static constexpr gpu::Words kWords = gpu::Words::bfloat16;
 };
 template <>
 struct KindTraits<Kind::float16> {
+  static constexpr DType kDType = DType::float16;
   using Element = Float16;
   static constexpr gpu::Words kWords = gpu::Words::float16;
 };
@@ -52,6 +56,8 @@ struct Config {
   static constexpr int kWarpgroups = kTile.warpgroups();  // that multiply
   static constexpr int kLoaders = kLoaders_;              // warpgroups that load
   static constexpr int kThreads = kTile.threads();
+  /// Rows of x are multiplied as they lie in memory.
+  static constexpr bool kRawRows = multiplies_raw_rows(kFamily_, KindTraits<kKind_>::kDType, kLayout_);
   using Element = typename KindTraits<kKind_>::Element;
   static constexpr gpu::Words kOperand = KindTraits<kKind_>::kWords;
   static constexpr int kWordElements = 4 / int(sizeof(Element));
@@ -59,6 +65,13 @@ struct Config {
   static constexpr int kParts = kSplit ? 2 : 1;              // high and low, one after the other, in operands of eight words
   static_assert(kColumns_ % kColumnBlock == 0 && kWords_ % 8 == 0 && kRows_ % (64 * kRowBlocks_) == 0);
 };
+
+/// A value as a TF32 operand: the tensor cores ignore the low 13 bits, so adding half of their unit is the rounding (to nearest, ties
+/// away from zero). The instruction cvt.rna.tf32 takes one more.
+__device__ __forceinline__ std::uint32_t tf32_operand(float value) {
+  const std::uint32_t bits = __float_as_uint(value);
+  return fabsf(value) < INFINITY ? bits + 0x1000u : bits;  // the sum would make a number of some NaN
+}
 
 /// float32 sums of a warpgroup's thread: for each row block and each 8 columns c, sum[block][4c ..] as
 /// gpu::warp_multiply has them.
@@ -194,6 +207,20 @@ __device__ __forceinline__ int taps_of(const ImplicitGeometry& g, const Chunk& c
 /// Slots before the first that a team's row 0 reads: groups of kVectorPositions begin where they do in all samples' slots.
 __device__ __forceinline__ int slots_before(const ImplicitGeometry& g, const Chunk& chunk) {
   return g.vector_rows ? (g.halo - ((chunk.tap_block + 1) * g.chunk_taps - 1) * g.input_step) & (kVectorPositions - 1) : 0;
+}
+
+/// Slot 0 of a chunk's stage among the slots of all samples.
+__device__ __forceinline__ int first_slot(const ImplicitGeometry& g, const Tile& tile, const Chunk& chunk) {
+  return tile.row * g.tile_rows + g.halo - ((chunk.tap_block + 1) * g.chunk_taps - 1) * g.input_step - slots_before(g, chunk);
+}
+
+/// raw_rows: how many elements after a multiple of 16 bytes a channel's slot 0 lies, in x and so in its row of the stage. `channel` is counted
+/// in its group; channels four apart agree.
+__device__ __forceinline__ int phase_of(const Params& p, const Tile& tile, const Chunk& chunk, int channel) {
+  const ImplicitGeometry& g = p.g;
+  const unsigned row = static_cast<unsigned>(tile.group * g.in_channels + channel) * static_cast<unsigned>(g.input);
+  const unsigned slot = static_cast<unsigned>(g.first_position) - static_cast<unsigned>(g.halo) + static_cast<unsigned>(first_slot(g, tile, chunk));
+  return static_cast<int>((static_cast<unsigned>(reinterpret_cast<std::uintptr_t>(p.x) / sizeof(float)) + row + slot) & 3);
 }
 
 /// The slot, in a stage of x, that a team's row 0 reads for tap `tap` of the chunk.

@@ -15,13 +15,6 @@ struct Quad {
   typename C::Element value[C::kVector];
 };
 
-/// A value as a TF32 operand: the tensor cores ignore the low 13 bits, so adding half of their unit is the rounding (to nearest, ties
-/// away from zero). The instruction cvt.rna.tf32 takes one more.
-__device__ __forceinline__ std::uint32_t tf32_operand(float value) {
-  const std::uint32_t bits = __float_as_uint(value);
-  return fabsf(value) < INFINITY ? bits + 0x1000u : bits;  // the sum would make a number of some NaN
-}
-
 /// Puts the words of a quad where products read it: at `to`, and with kSplit the low parts two planes of `plane` quads further.
 template <class C>
 __device__ __forceinline__ void put(const std::uint32_t (&word)[4], uint4* to, int plane) {
@@ -123,11 +116,6 @@ struct XPlaces {
   __device__ __forceinline__ explicit XPlaces(const Params& p)
       : g(p.g), x(static_cast<const Element*>(p.x)), channels(std::int64_t{p.g.in_channels} * p.g.groups) {}
 
-  /// Slot 0 of a chunk's stage among the slots of all samples.
-  __device__ __forceinline__ int shift(const Tile& tile, const Chunk& chunk) const {
-    return tile.row * g.tile_rows + g.halo - ((chunk.tap_block + 1) * g.chunk_taps - 1) * g.input_step - slots_before(g, chunk);
-  }
-
   static __device__ __forceinline__ int first_channel(const Chunk& chunk) { return chunk.channel_block * C::kQuads * C::kVector; }
 
   /// Sample 0 of the chunk's first channel.
@@ -152,74 +140,103 @@ template <class C>
 class VectorXLoader {
  public:
   using Element = typename C::Element;
-  static constexpr int kQuadsTogether = 4;
+  static constexpr int kQuadsTogether = C::kQuads < 4 ? C::kQuads : 4;
   static_assert(C::kQuads % kQuadsTogether == 0);
 
-  __device__ __forceinline__ VectorXLoader(const Params& p, int thread, int threads) : places_(p), g_(p.g), thread_(thread), threads_(threads) {
-    groups_ = g_.slot_groups;
+  __device__ __forceinline__ VectorXLoader(const Params& p, int thread, int threads) : places_(p), g_(p.g), threads_(threads) {
+    first_group_ = thread / (2 * kQuadsTogether) * 2 + thread % 2, first_quad_ = thread / 2 % kQuadsTogether;
+    to_ = (plane_of<C>(first_quad_) * g_.slots + first_group_ * kVectorPositions) * 16;
+    step_ = threads_ / (2 * kQuadsTogether) * 2 * kVectorPositions * 16;
   }
 
   /// Starts to copy a chunk to its stage; the caller closes the group.
-  __device__ __forceinline__ void start(const Tile& tile, const Chunk& chunk, unsigned char* stage) const {
-    constexpr int kBytes = kVectorPositions * int(sizeof(Element));
-    const Element* const base = places_.base(tile, chunk);
-    const int shift = places_.shift(tile, chunk), left = g_.in_channels - places_.first_channel(chunk);
-    for_each_item([&](int group, int first_quad) {
-      const std::int64_t place = places_.of(group * kVectorPositions + shift);
+  __device__ __forceinline__ void start(const Tile& tile, const Chunk& chunk, unsigned char* stage) {
+    const int shift = first_slot(g_, tile, chunk), left = g_.in_channels - places_.first_channel(chunk);
+    if (shift != shift_) {  // places are the same for all chunks of a tile
+      shift_ = shift;
 #pragma unroll
-      for (int part = 0; part < C::kQuads / kQuadsTogether; ++part) {
-        const int quad = first_quad + part * kQuadsTogether, channel = quad * C::kVector;
-        const Element* from = base + ((place < 0 ? 0 : place) + channel * g_.input);
-        unsigned char* const to = item_at(stage, group, quad);
-        const int exist = place < 0 ? 0 : left - channel;
+      for (int i = 0; i < kRounds; ++i) items_[i] = item_of(i);
+    }
+    const Element* const base = places_.base(tile, chunk) + first_quad_ * C::kVector * g_.input;
+    const int exist = left >= C::kQuads * C::kVector ? C::kQuads * C::kVector : left - first_quad_ * C::kVector;
+    unsigned char* to = stage + to_;
 #pragma unroll
-        for (int e = 0; e < C::kVector; ++e) {
-          gpu::copy_async<kBytes>(to + e * kBytes, from + e * g_.input, e < exist ? kBytes : 0);  // of what does not exist nothing is read
-        }
-      }
-    });
+    for (int i = 0; i < kRounds; ++i, to += step_) {
+      if (is_used(i)) copy(base, items_[i], exist, to);
+    }
+    for (int i = kRounds; is_used(i); ++i, to += step_) copy(base, item_of(i), exist, to);  // a long halo
   }
 
   /// Transposes a chunk in its stage, once this thread's copies are done.
   __device__ __forceinline__ void finish(unsigned char* stage) const {
-    for_each_item([&](int group, int first_quad) {
+    unsigned char* to = stage + to_;
 #pragma unroll
-      for (int part = 0; part < C::kQuads / kQuadsTogether; ++part) {
-        uint4* const item = reinterpret_cast<uint4*>(item_at(stage, group, first_quad + part * kQuadsTogether));
-        Block<C> block;
-#pragma unroll
-        for (int i = 0; i < kVectorPositions; ++i) {
-          const uint4 words = item[i];
-          block.word[4 * i] = words.x, block.word[4 * i + 1] = words.y, block.word[4 * i + 2] = words.z, block.word[4 * i + 3] = words.w;
-        }
-#pragma unroll
-        for (int i = 0; i < kVectorPositions; ++i) {
-          std::uint32_t words[4];
-          block.quad(i, words);
-          put<C>(words, item + i, g_.slots);
-        }
-      }
-    });
+    for (int i = 0; i < kRounds; ++i, to += step_) {
+      if (is_used(i)) transpose(to);
+    }
+    for (int i = kRounds; is_used(i); ++i, to += step_) transpose(to);
   }
 
  private:
-  /// Calls visit(group of slots, first of the quads that are kQuadsTogether apart) for this thread's items.
-  template <class Visit>
-  __device__ __forceinline__ void for_each_item(Visit visit) const {
-    for (int item = thread_; item / (2 * kQuadsTogether) * 2 < groups_; item += threads_) {
-      const int group = item / (2 * kQuadsTogether) * 2 + item % 2;
-      if (group < groups_) visit(group, item / 2 % kQuadsTogether);
+  static constexpr int kParts = C::kQuads / kQuadsTogether;
+  /// Rounds whose places are kept: a loader's threads have, in each, one item of each part for 64 rows, and need one more for the halo.
+  static constexpr int kRounds = C::kRowBlocks + 1;
+
+  /// Where an item's slots are in x, from the chunk's first channel on; negative if they lie outside of it.
+  __device__ __forceinline__ std::int64_t item_of(int round) const {
+    return is_used(round) ? places_.of(group_of(round) * kVectorPositions + shift_) : XPlaces<C>::kNowhere;
+  }
+
+  __device__ __forceinline__ int group_of(int round) const { return first_group_ + round * (threads_ / (2 * kQuadsTogether) * 2); }
+  __device__ __forceinline__ bool is_used(int round) const { return group_of(round) < g_.slot_groups; }
+
+  /// Bytes from an item to that of the same slots kQuadsTogether quads further.
+  __device__ __forceinline__ int part_step() const { return plane_of<C>(kQuadsTogether) * g_.slots * 16; }
+
+  /// Copies an item of each part. Of the channels from `base` on the first `exist` exist.
+  __device__ __forceinline__ void copy(const Element* base, std::int64_t place, int exist, unsigned char* to) const {
+    constexpr int kBytes = kVectorPositions * int(sizeof(Element));
+    const Element* from = base + (place < 0 ? 0 : place);
+    if (place < 0) exist = 0;
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+#pragma unroll
+      for (int e = 0; e < C::kVector; ++e) {
+        const int channel = part * kQuadsTogether * C::kVector + e;
+        // Of what does not exist nothing is read.
+        gpu::copy_async<kBytes>(to + part * part_step() + e * kBytes, from + channel * g_.input, channel < exist ? kBytes : 0);
+      }
     }
   }
 
-  __device__ __forceinline__ unsigned char* item_at(unsigned char* stage, int group, int quad) const {
-    return stage + (plane_of<C>(quad) * g_.slots + group * kVectorPositions) * 16;
+  __device__ __forceinline__ void transpose(unsigned char* to) const {
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+      uint4* const item = reinterpret_cast<uint4*>(to + part * part_step());
+      Block<C> block;
+#pragma unroll
+      for (int e = 0; e < kVectorPositions; ++e) {
+        const uint4 words = item[e];
+        block.word[4 * e] = words.x, block.word[4 * e + 1] = words.y, block.word[4 * e + 2] = words.z, block.word[4 * e + 3] = words.w;
+      }
+#pragma unroll
+      for (int e = 0; e < kVectorPositions; ++e) {
+        std::uint32_t words[4];
+        block.quad(e, words);
+        put<C>(words, item + e, g_.slots);
+      }
+    }
   }
 
   const XPlaces<C> places_;
   const ImplicitGeometry& g_;
-  int thread_, threads_;
-  int groups_;
+  int threads_;
+  int first_group_, first_quad_;
+  int to_, step_;  ///< bytes to the first item, and from one to the next
+
+  // Of the chunk started last.
+  int shift_ = -(1 << 30);
+  std::int64_t items_[kRounds];
 };
 
 /// Loads stages of x of any alignment for one team, through registers. A thread has the same slots in all chunks; as many as the team has
@@ -240,7 +257,7 @@ class ScalarXLoader {
   __device__ __forceinline__ void fetch(const Tile& tile, const Chunk& chunk) {
     base_ = places_.base(tile, chunk);
     left_ = g_.in_channels - places_.first_channel(chunk);
-    const int shift = places_.shift(tile, chunk);
+    const int shift = first_slot(g_, tile, chunk);
     if constexpr (!C::kChannelsLast) {
       if (shift != shift_) {  // where a slot lies in a channel's row is the same for all chunks of a tile
         shift_ = shift;
@@ -352,6 +369,106 @@ class ScalarXLoader {
   int shift_ = -(1 << 30);
   std::int64_t row_places_[kItems], halo_place_;
   Quad<C> rows_[kItems][kDepth], halo_;
+};
+
+/// Loads stages of x of any alignment as they lie in memory, a warp each: the copy engine brings all whole 16 bytes of a row, lanes what is
+/// left at its ends, and the zeros around it. An item is the part of one channel that is of one sample.
+template <class C>
+class RawXLoader {
+ public:
+  __device__ __forceinline__ RawXLoader(const Params& p, int lane) : p_(p), g_(p.g), lane_(lane) {}
+
+  /// Works out where a chunk's items are, if that is not where the last one's were.
+  __device__ __forceinline__ void prepare(const Tile& tile, const Chunk& chunk) {
+    if (tile.row == tile_.row && tile.group == tile_.group && chunk.tap_block == tap_block_) return;
+    tile_ = tile, tap_block_ = chunk.tap_block;
+    first_ = first_slot(g_, tile, chunk), slots_ = g_.team_rows + (g_.chunk_taps - 1) * g_.input_step;
+    first_sample_ = first_ < 0 ? 0 : g_.sample_rows.quotient(first_);
+    samples_ = g_.sample_rows.quotient(first_ + slots_ - 1) - first_sample_ + 1;
+    item_ = item_of(lane_);
+  }
+
+  /// Starts to load a chunk that prepare() was called for to its stage; says how many bytes will come to `barrier`.
+  __device__ __forceinline__ unsigned start(const Chunk& chunk, unsigned char* stage, std::uint64_t* barrier) const {
+    const int left = g_.in_channels - chunk.channel_block * C::kWords;
+    const float* const x = static_cast<const float*>(p_.x) + std::int64_t{chunk.channel_block} * C::kWords * g_.input;
+    unsigned bytes = load(item_, x, left, reinterpret_cast<float*>(stage), barrier);
+    for (int number = lane_ + 32; number < samples_ * C::kWords; number += 32) {
+      bytes += load(item_of(number), x, left, reinterpret_cast<float*>(stage), barrier);
+    }
+    return bytes;
+  }
+
+ private:
+  /// All counted in elements from the item's slot of number first_ on.
+  struct Item {
+    int channel;       ///< in the chunk
+    int begin, end;    ///< that are its own
+    int low, high;     ///< that are of the row; the others are zero
+    int whole, after;  ///< that the copy engine brings
+    int to;            ///< in the stage
+    std::int64_t from;  ///< in x, for the first chunk of channels
+  };
+
+  __device__ __forceinline__ Item item_of(int number) const {
+    Item item;
+    item.channel = number % C::kWords;
+    const int in_tile = number / C::kWords, sample = first_sample_ + in_tile;
+    const int zero = sample * g_.sample_rows.divisor() - first_;
+    item.begin = in_tile == 0 ? 0 : zero, item.end = in_tile >= samples_ - 1 ? slots_ : zero + g_.sample_rows.divisor();
+    const int element = zero + g_.halo - static_cast<int>(g_.first_position);  // the row's first
+    const std::int64_t after_row = element + g_.input;
+    const int phase = phase_of(p_, tile_, Chunk{0, tap_block_}, item.channel);
+    item.low = element > item.begin ? element : item.begin;
+    item.high = after_row < item.end ? static_cast<int>(after_row) : item.end;
+    if (sample >= g_.batch || item.high <= item.low) item.low = item.high = item.end;
+    // Whole 16 bytes: beyond what is needed, where the row goes on there and no other sample's slots are.
+    item.whole = ((item.low + phase) & -4) - phase, item.after = ((item.high + phase + 3) & -4) - phase;
+    if (item.whole < (in_tile == 0 ? element : item.low)) item.whole += 4;
+    if (item.after > (in_tile >= samples_ - 1 ? after_row : item.high)) item.after -= 4;
+    if (item.low == item.high || item.after <= item.whole) item.whole = item.after = item.high;
+    item.to = item.channel * g_.slots + phase;
+    item.from = ((std::int64_t{sample} * g_.groups + tile_.group) * g_.in_channels + item.channel) * g_.input - element;
+    if (in_tile >= samples_) item.begin = item.low = item.high = item.whole = item.after = item.end;  // a lane without an item
+    return item;
+  }
+
+  __device__ __forceinline__ unsigned load(const Item& item, const float* x, int left, float* stage, std::uint64_t* barrier) const {
+    float* const to = stage + item.to;
+    if (item.channel >= left) {
+      zero(to, item.begin, item.end);
+      return 0;
+    }
+    const float* const from = x + item.from;
+    unsigned bytes = 0;
+    if (item.after > item.whole) {
+      bytes = static_cast<unsigned>(item.after - item.whole) * unsigned(sizeof(float));
+      gpu::bulk_copy(to + item.whole, from + item.whole, bytes, barrier);
+    }
+    zero(to, item.begin, item.low);
+    for (int i = item.low; i < item.whole; ++i) to[i] = from[i];
+    for (int i = item.after; i < item.high; ++i) to[i] = from[i];
+    zero(to, item.high, item.end);
+    return bytes;
+  }
+
+  __device__ __forceinline__ static void zero(float* to, int begin, int end) {
+    if (begin >= end) return;
+    int i = begin;
+    for (; i < end && reinterpret_cast<std::uintptr_t>(to + i) % 16 != 0; ++i) to[i] = 0;
+    for (; i + 4 <= end; i += 4) *reinterpret_cast<uint4*>(to + i) = make_uint4(0, 0, 0, 0);
+    for (; i < end; ++i) to[i] = 0;
+  }
+
+  const Params& p_;
+  const ImplicitGeometry& g_;
+  int lane_;
+
+  // Of the chunk prepared last.
+  Tile tile_{-1, -1, -1};
+  int tap_block_ = -1;
+  int first_ = 0, slots_ = 0, first_sample_ = 0, samples_ = 0;
+  Item item_{};  ///< the lane's first: mostly the only one
 };
 
 /// Weights of a column tile, a warpgroup at a time: for each tap, each eight words of depth and each part, two planes of C::kColumns
@@ -539,6 +656,31 @@ __device__ __forceinline__ void produce(const Params& p, const Shared& shared, i
     }
     advance(now, loaders);
     start();
+  }
+}
+
+/// The same with rows of x as they lie in memory, and streamed weights from the workspace, for one warp: what a lane does for a chunk is done
+/// when the chunk is started.
+template <class C>
+__device__ __forceinline__ void produce_raw(const Params& p, const Shared& shared, int lane, int loader, int loaders) {
+  const ImplicitGeometry& g = p.g;
+  RawXLoader<C> x(p, lane);
+  ChunkCursor now(g, shared.team);
+  for (int skipped = 0; skipped < loader && !now.done(); ++skipped) now.advance(g);
+  while (!now.done()) {
+    const RingPosition ring = now.ring;
+    std::uint64_t* const full = shared.full(ring.stage);
+    unsigned bytes = 0;
+    x.prepare(now.tile, now.chunk);
+    gpu::barrier_wait(shared.empty(ring.stage), ring.parity ^ 1);
+    if (!g.resident && lane == 0) {
+      bytes = static_cast<unsigned>(g.weight_bytes);
+      gpu::bulk_copy(shared.weight(ring.stage), packed_chunk(p, now.tile, now.chunk), bytes, full);
+    }
+    bytes += x.start(now.chunk, shared.x(ring.stage), full);
+    gpu::fence_async_proxy();  // the stage will be written by the copy engine again: its zeros of now come first
+    gpu::barrier_arrive_expect(full, bytes);
+    for (int i = 0; i < loaders && !now.done(); ++i) now.advance(g);
   }
 }
 

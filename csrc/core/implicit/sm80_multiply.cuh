@@ -8,11 +8,13 @@ template <class C>
 struct Sm80Multiply {
   static constexpr int kWeightPlane = C::kColumns * 4;  // words: four of depth, all columns
 
-  const ImplicitGeometry& g;
+  const Params& p;
+  const Tile& tile;
   const Shared& shared;
   RingPosition& ring;
   int first_row;  ///< of the warpgroup in its team
   int thread;     ///< within the warpgroup
+  const ImplicitGeometry& g = p.g;
 
   __device__ __forceinline__ void run(Sums<C>& sums) {
 #pragma unroll

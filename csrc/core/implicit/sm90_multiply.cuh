@@ -10,16 +10,20 @@ struct Sm90Multiply {
   static constexpr unsigned kCoreBytes = 128;
   static constexpr unsigned kWeightPlane = C::kColumns * 16;  // four words of depth, all columns
 
-  const ImplicitGeometry& g;
+  const Params& p;
+  const Tile& tile;
   const Shared& shared;
   RingPosition& ring;
   int first_row;  ///< of the warpgroup in its team
   int thread;     ///< within the warpgroup
+  const ImplicitGeometry& g = p.g;
 
   /// Multiplies one tile.
   __device__ __forceinline__ void run(Sums<C>& sums) {
     if constexpr (C::kSplit) {
       run_split(sums);
+    } else if constexpr (C::kRawRows) {
+      run_raw(sums);
     } else {
       Chunk chunk;
       int last = -1;  // the stage before
@@ -119,6 +123,74 @@ struct Sm90Multiply {
     if (leaving >= 0) release(leaving);
   }
 
+  /// While the tensor cores multiply one step, the words of the next are read and rounded.
+  __device__ __forceinline__ void run_raw(Sums<C>& sums) {
+    Chunk chunk;
+    int leaving = -1;  // the stage whose products may be under way
+    for (int c = 0; c < g.chunks; ++c, chunk.advance(g)) {
+      gpu::barrier_wait(shared.full(ring.stage), ring.parity);
+      const int taps = taps_of(g, chunk);
+      const float* const x = raw_row(chunk);
+      for (int tap = 0; tap < taps; ++tap) {
+        const std::uint64_t first_weight = weight_descriptor(c, tap);
+        const int slot = slot_of(g, chunk, tap);
+#pragma unroll
+        for (int s = 0; s < C::kSteps; ++s) {
+          gpu::warpgroup_wait<1>();  // the registers of the step before the last are free
+          if (s == 1 && leaving >= 0) {
+            release(leaving);
+            leaving = -1;
+          }
+          const RawOperand operand(x + slot + s * 8 * g.slots, g.slots);
+          gpu::warpgroup_fence();
+#pragma unroll
+          for (int block = 0; block < C::kRowBlocks; ++block) {
+            multiply(operand.high[block], operand.low[0], first_weight, s, sums[block], c > 0 || tap > 0 || s > 0);
+          }
+          gpu::warpgroup_commit();
+        }
+      }
+      if (g.resident) {
+        release(ring.stage);  // its words have been read
+      } else {
+        leaving = ring.stage;
+      }
+      ring.advance(g.stages);
+    }
+    gpu::warpgroup_wait<0>();
+#pragma unroll
+    for (auto& block : sums) gpu::warpgroup_settle(block);
+    if (leaving >= 0) release(leaving);
+  }
+
+  /// A step's words of x as the register operand of gpu::warpgroup_multiply.
+  struct RawOperand {
+    std::uint32_t high[C::kRowBlocks][4], low[C::kSplit ? C::kRowBlocks : 1][4];
+
+    RawOperand() = default;
+    /// `x`: of this thread's first row and its first channel of the step; `slots` from one channel to the next.
+    __device__ __forceinline__ RawOperand(const float* x, int slots) {
+#pragma unroll
+      for (int block = 0; block < C::kRowBlocks; ++block) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const float value = x[i / 2 * 4 * slots + block * 64 + i % 2 * 8];
+          high[block][i] = tf32_operand(value);
+          if constexpr (C::kSplit) low[block][i] = tf32_operand(value - __uint_as_float(high[block][i] & 0xffffe000u));
+        }
+      }
+      gpu::warpgroup_operand_ready(high);
+      if constexpr (C::kSplit) gpu::warpgroup_operand_ready(low);
+    }
+  };
+
+  /// Where in the ring's stage this thread's first row of its first channel is.
+  __device__ __forceinline__ const float* raw_row(const Chunk& chunk) const {
+    const int channel = thread % 4;
+    return reinterpret_cast<const float*>(shared.x(ring.stage)) + channel * g.slots + phase_of(p, tile, chunk, channel) + first_row +
+           row_of_thread(0, 0, thread);
+  }
+
   /// Gives a stage back; all its products are done.
   __device__ __forceinline__ void release(int stage) const {
     __syncwarp();
@@ -130,29 +202,54 @@ struct Sm90Multiply {
     return (descriptor & 0xffffffff00000000u) | (static_cast<std::uint32_t>(descriptor) + quads);
   }
 
+  __device__ __forceinline__ std::uint64_t weight_descriptor(int c, int tap) const {
+    const unsigned char* weight = shared.weight(g.resident ? c : ring.stage) + tap * (C::kQuads * C::kParts) * kWeightPlane;
+    return gpu::matrix_descriptor(weight, kWeightPlane, kCoreBytes);
+  }
+
   /// Starts the products of one tap of chunk `c`, which is in the ring's stage.
   __device__ __forceinline__ void multiply(int c, const Chunk& chunk, int tap, Sums<C>& sums, bool accumulate) const {
-    const unsigned plane = static_cast<unsigned>(g.slots) * 16;
-    const unsigned char* x = shared.x(ring.stage) + (first_row + slot_of(g, chunk, tap)) * 16;
-    const unsigned char* weight = shared.weight(g.resident ? c : ring.stage) + tap * (C::kQuads * C::kParts) * kWeightPlane;
-    const std::uint64_t first_x = gpu::matrix_descriptor(x, plane, kCoreBytes);
-    const std::uint64_t first_weight = gpu::matrix_descriptor(weight, kWeightPlane, kCoreBytes);
-    gpu::warpgroup_fence();
+    const std::uint64_t first_weight = weight_descriptor(c, tap);
+    if constexpr (C::kRawRows) {
+      const float* const x = raw_row(chunk) + slot_of(g, chunk, tap);
+      RawOperand operands[C::kSteps];
 #pragma unroll
-    for (int s = 0; s < C::kSteps; ++s) {
-      const std::uint64_t high = further(first_weight, s * C::kParts * 2 * (kWeightPlane / 16)), low = further(high, 2 * (kWeightPlane / 16));
+      for (int s = 0; s < C::kSteps; ++s) operands[s] = RawOperand(x + s * 8 * g.slots, g.slots);
+      gpu::warpgroup_fence();
 #pragma unroll
-      for (int block = 0; block < C::kRowBlocks; ++block) {
-        const std::uint64_t x_high = further(first_x, s * C::kParts * 2 * g.slots + block * 64), x_low = further(x_high, 2 * g.slots);
-        const bool add = accumulate || s > 0;
-        if constexpr (C::kSplit) {
-          gpu::warpgroup_multiply<C::kOperand>(sums[block], x_low, high, add);
-          gpu::warpgroup_multiply<C::kOperand>(sums[block], x_high, low, true);
-          gpu::warpgroup_multiply<C::kOperand>(sums[block], x_high, high, true);
-        } else {
-          gpu::warpgroup_multiply<C::kOperand>(sums[block], x_high, high, add);
+      for (int s = 0; s < C::kSteps; ++s) {
+        const RawOperand& operand = operands[s];
+#pragma unroll
+        for (int block = 0; block < C::kRowBlocks; ++block) {
+          multiply(operand.high[block], operand.low[C::kSplit ? block : 0], first_weight, s, sums[block], accumulate || s > 0);
         }
       }
+    } else {
+      const unsigned plane = static_cast<unsigned>(g.slots) * 16;
+      const unsigned char* x = shared.x(ring.stage) + (first_row + slot_of(g, chunk, tap)) * 16;
+      const std::uint64_t first_x = gpu::matrix_descriptor(x, plane, kCoreBytes);
+      gpu::warpgroup_fence();
+#pragma unroll
+      for (int s = 0; s < C::kSteps; ++s) {
+#pragma unroll
+        for (int block = 0; block < C::kRowBlocks; ++block) {
+          const std::uint64_t x_high = further(first_x, s * C::kParts * 2 * g.slots + block * 64), x_low = further(x_high, 2 * g.slots);
+          multiply(x_high, x_low, first_weight, s, sums[block], accumulate || s > 0);
+        }
+      }
+    }
+  }
+
+  /// Starts the products of one step and row block.
+  template <class Words>
+  __device__ __forceinline__ static void multiply(const Words& x_high, const Words& x_low, std::uint64_t first_weight, int s, float (&sums)[C::kSums], bool add) {
+    const std::uint64_t high = further(first_weight, s * C::kParts * 2 * (kWeightPlane / 16)), low = further(high, 2 * (kWeightPlane / 16));
+    if constexpr (C::kSplit) {
+      gpu::warpgroup_multiply<C::kOperand>(sums, x_low, high, add);
+      gpu::warpgroup_multiply<C::kOperand>(sums, x_high, low, true);
+      gpu::warpgroup_multiply<C::kOperand>(sums, x_high, high, true);
+    } else {
+      gpu::warpgroup_multiply<C::kOperand>(sums, x_high, high, add);
     }
   }
 };

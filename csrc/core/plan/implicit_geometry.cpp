@@ -94,13 +94,17 @@ bool set_rows(int element, const ImplicitTile& tile, ImplicitGeometry* g) {
   std::int64_t halo = std::int64_t{g->taps - 1} * g->input_step;
   g->first_position = floor_div(g->padding - (g->compact ? 0 : reach), g->stride);
   const std::int64_t positions = floor_div(g->padding + g->output - 1, g->stride) + 1 - g->first_position;
-  g->vector_rows = !g->channels_last && g->input % kVectorPositions == 0;
+  g->vector_rows = !g->raw_rows && !g->channels_last && g->input % kVectorPositions == 0;
   const int unit = g->vector_rows ? kVectorPositions : 1;
   halo += g->first_position - halo - floor_div(g->first_position - halo, unit) * unit;
   // The zeros before a sample may be those after the one before it.
   const std::int64_t before = std::max<std::int64_t>(0, halo - g->first_position);
   const std::int64_t after = std::max<std::int64_t>(0, positions + g->first_position - g->input);
-  const std::int64_t sample_rows = round_up(positions + halo - std::min({halo, before, after}), unit);
+  std::int64_t sample_rows = round_up(positions + halo - std::min({halo, before, after}), unit);
+  if (g->raw_rows) {
+    const int vector = 16 / element;
+    sample_rows = next_with_rest(sample_rows, int(std::int64_t{g->in_channels} * g->groups % vector * (g->input % vector) % vector), vector);
+  }
   constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max() - (1 << 20);
   if (halo > kMost || sample_rows > kMost || g->batch * sample_rows + halo > kMost) return false;
   g->positions = int(positions), g->halo = int(halo);
@@ -189,12 +193,17 @@ bool set_chunks(int element, bool split, int chunk_taps, const ImplicitTile& til
   g->channel_blocks = int(ceil_div(g->in_channels, tile.words * word_elements));
   if (std::int64_t{g->tap_blocks} * g->channel_blocks > std::numeric_limits<std::int32_t>::max() / 8) return false;
   g->chunks = g->tap_blocks * g->channel_blocks;
-  // Odd, so that one slot of eight neighbouring depths is in eight banks.
-  g->slots = int(g->vector_rows ? round_up(g->team_rows + halo + kVectorPositions - 1, kVectorPositions) : g->team_rows + halo) | 1;
+  if (g->raw_rows) {
+    // The eight positions of four channels that a warp reads at a time are in 32 banks.
+    g->slots = next_with_rest(g->team_rows + halo + 16 / element - 1, 8, 32);
+  } else {
+    // Odd, so that one slot of eight neighbouring depths is in eight banks.
+    g->slots = int(g->vector_rows ? round_up(g->team_rows + halo + kVectorPositions - 1, kVectorPositions) : g->team_rows + halo) | 1;
+  }
   const std::int64_t used = (tile.warpgroups() / g->teams - 1) * g->owned_rows + g->used_rows;
   g->slot_groups = g->vector_rows ? int(ceil_div(used + halo + kVectorPositions - 1, kVectorPositions)) : 0;
   g->whole_quads = g->channels_last && g->in_channels % (16 / element) == 0;
-  const std::int64_t x_bytes = round_up(std::int64_t{g->slots} * 16 * (tile.words / 4) * parts, 128);
+  const std::int64_t x_bytes = round_up(std::int64_t{g->slots} * 4 * (g->raw_rows ? 1 : parts) * tile.words, 128);
   const std::int64_t weight_bytes = std::int64_t{chunk_taps} * tile.words * tile.columns * 4 * parts;
   const std::int64_t weights = g->resident ? weight_bytes * g->chunks : 0;
   const std::int64_t stage_bytes = g->teams * x_bytes + (g->resident ? 0 : weight_bytes);
@@ -236,6 +245,7 @@ bool make_implicit_geometry(const Problem& problem, Precision precision, const I
   for (const bool resident : {true, false}) {
     ImplicitGeometry g{};
     set_problem(problem, &g);
+    g.raw_rows = multiplies_raw_rows(tile.family, problem.dtype, problem.layout);
     g.resident = resident;
     g.teams = resident ? tile.warpgroups() : 1;
     g.team_rows = tile.rows / g.teams;

@@ -91,7 +91,9 @@ struct ImplicitGeometry {
   std::int64_t first_position;  ///< lowest u that reaches an output
   int positions;                ///< that do, of a sample
   int halo;
-  bool vector_rows;
+  // With raw_rows, rows of x lie in shared memory as in memory, 16 bytes aligned there as here: a slot of any sample is as far after a
+  // multiple of 16 bytes as its number says, but for a constant of its channel.
+  bool vector_rows, raw_rows;
   FastDiv<std::int32_t> sample_rows;
   int row_tiles;
 
@@ -109,7 +111,7 @@ struct ImplicitGeometry {
   int chunk_taps, tap_blocks, channel_blocks, chunks;
 
   // Shared memory, bytes unless said otherwise. A stage of x has, for each four words of depth, `slots` slots of 16 bytes, one for
-  // each position; shifting a tap is then a shift by 16 bytes.
+  // each position; shifting a tap is then a shift by 16 bytes. With raw_rows it has, for each channel, `slots` elements.
   int slots;         ///< rows of a team and their halo
   int slot_groups;   ///< vector_rows: groups of kVectorPositions slots that are used
   bool whole_quads;  ///< channels_last: 16 bytes of channels are aligned and all of the group
@@ -162,10 +164,19 @@ struct alignas(8) Place {
 /// Bytes of shared memory before the operands: the barriers.
 inline constexpr int kBarrierBytes = 1024;
 
+/// Whether a kernel multiplies rows of x as they lie in memory: their words are the register operand of wgmma. (Words of two 16-bit
+/// elements would have to be put together from two rows for each tap, which takes longer than to transpose them once.)
+constexpr bool multiplies_raw_rows(Family family, DType dtype, Layout layout) {
+  return family == Family::sm90 && dtype == DType::float32 && layout == Layout::channels_first;
+}
+
 /// Works out the geometry, or says false where the tile cannot serve the problem (more than one axis, sizes beyond 32 bits,
 /// runs or stages that do not fit shared memory).
 bool make_implicit_geometry(const Problem& problem, Precision precision, const ImplicitTile& tile, const DeviceTraits& traits,
                             ImplicitGeometry* geometry);
+
+/// Whether weights have to come from the workspace.
+inline bool needs_packing(const ImplicitTile& tile, const ImplicitGeometry& g) { return !g.resident && (g.raw_rows || tile.packed_only()); }
 
 /// Bytes of the packed weights of a geometry with `packed` set; else 0.
 std::int64_t packed_weight_bytes(const ImplicitGeometry& geometry);

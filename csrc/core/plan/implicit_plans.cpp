@@ -9,27 +9,47 @@
 namespace convt_gemm {
 namespace {
 
-// The model's constants, fitted to 755 measured times of these kernels (23 problems, every instance) on one H200 with 132
-// multiprocessors at 1.75 GHz; see implicit/PERFORMANCE.md. They predict a time within 18 % (root mean square); the plan that they choose
-// takes 2.4 % longer than the best in the mean, 27 % at most.
+// The model's constants, fitted to 704 measured times of these kernels (23 problems, every instance) on one H200 with 132
+// multiprocessors at 1.75 GHz; see implicit/PERFORMANCE.md. They predict a time within 15 % (root mean square); the plan that they choose
+// takes 2.6 % longer than the best in the mean, 37 % at most.
 constexpr double kCopyBandwidth = 4.28e12;  // bytes/s of device memory, read + written
-constexpr double kMemorySlack = 1.76;       // times the least time of memory that these kernels take at their best
+constexpr double kMemorySlack = 2.07;       // times the least time of memory that these kernels take at their best
 constexpr double kClock = 1.75e9;
 constexpr double kLaunch = 4e-6;            // seconds, with filling and emptying the pipeline
 constexpr double kPacking = 3e-6;           // seconds, besides its bytes
 // Cycles of a tile in a warpgroup that multiplies; columns count for each of its row blocks.
-constexpr double kTile = 2310;
-constexpr double kProduct = 3.46;      // for each cycle of the tensor cores
-constexpr double kChunk = 1080;
-constexpr double kFillColumn = 41;     // a column, if its outputs without taps are written anew for each tile
-constexpr double kShortColumn = 56;    // a column, if runs are of one position
-constexpr double kWithoutWgmma = 1.13;  // times all of this
+constexpr double kTile = 2900;
+constexpr double kProduct = 3.79;      // for each cycle of the tensor cores
+constexpr double kRawProduct = 3.68;   // the same where rows of x are multiplied as they lie in memory
+constexpr double kRawSplitProduct = 3.03;
+constexpr double kChunk = 671;
+constexpr double kRawChunk = 784;
+constexpr double kFillColumn = 38;     // a column, if its outputs without taps are written anew for each tile
+constexpr double kShortColumn = 73;    // a column, if runs are of one position
+constexpr double kWithoutWgmma = 1.17;  // times all of this
 // Cycles of a chunk in a warpgroup that loads.
-constexpr double kLoad = 1170;
-constexpr double kLoaded = 45;        // of each thread: a word of x where rows are aligned, else an element
-constexpr double kSplit = 44;         // more for it, if it is split in two
-constexpr double kWeight = 65;        // an element of the weights of each thread
-constexpr double kSecondLoader = 1.05;  // threads gained by it where each team has its own
+constexpr double kLoad = 1800;
+constexpr double kLoadedWord = 13.6;  // of each thread: a word of x where rows are aligned
+constexpr double kLoadedElement = 35;  // an element where they are not
+constexpr double kSplit = 49;         // more for it, if it is split in two
+constexpr double kWeight = 36;        // an element of the weights of each thread
+// Cycles of a chunk in a warp that loads rows of x as they lie in memory; the warps of a team take chunks in turn.
+constexpr double kRawLoad = 2510;
+constexpr double kRawItem = 1060;  // for each of its lanes' items: a sample's part of a channel
+
+double load_chunk(const ImplicitTile& tile, const ImplicitGeometry& g, double item, bool split) {
+  const double threads = double(kWarpgroup) * tile.loaders / g.teams;  // of one team
+  const double loaded = double(g.slots) * tile.words * (g.vector_rows ? 1 : 4 / item) / threads;
+  const double weights = g.resident || g.packed ? 0 : g.weight_bytes / (item * (split ? 2 : 1)) / threads;
+  return kLoad / (g.teams == 1 ? tile.loaders : 1) + ((g.vector_rows ? kLoadedWord : kLoadedElement) + (split ? kSplit : 0)) * loaded +
+         kWeight * weights;
+}
+
+double load_raw_chunk(const ImplicitTile& tile, const ImplicitGeometry& g) {
+  const int samples = g.sample_rows.divisor() < 2 * g.team_rows ? (g.team_rows - 1) / g.sample_rows.divisor() + 2 : 1;
+  const int warps = std::min(g.stages, kWarpgroup / 32 * tile.loaders / g.teams);
+  return (kRawLoad + kRawItem * double(ceil_div(std::int64_t{samples} * tile.words, 32))) / warps;
+}
 
 void predict(const Problem& problem, const ImplicitInstance& instance, const ImplicitGeometry& g, Plan* plan) {
   const double item = double(size_of(problem.dtype));
@@ -42,15 +62,12 @@ void predict(const Problem& problem, const ImplicitInstance& instance, const Imp
   const bool split = instance.precision == Precision::tf32x3;
   const double products = double(g.channel_blocks) * g.taps * tile.words / 8 * (split ? 3 : 1) * tile.row_blocks * tile.columns / 2;
   const double columns = double(tile.columns) * tile.row_blocks;
-  const double multiply = (kTile + kProduct * products + kChunk * g.chunks +
+  const double product = !g.raw_rows ? kProduct : split ? kRawSplitProduct : kRawProduct;
+  const double multiply = (kTile + product * products + (g.raw_rows ? kRawChunk : kChunk) * g.chunks +
                            (g.fill && g.buffers * kColumnBlock < tile.columns ? kFillColumn * columns : 0) +
                            (g.store != Store::rows ? kShortColumn * columns : 0)) *
                           (tile.family == Family::sm80 ? kWithoutWgmma : 1);
-  const bool shared_loaders = tile.loaders > 1 && g.teams == 1;  // they take chunks in turn
-  const double threads = double(kWarpgroup) / g.teams * (tile.loaders > 1 && g.teams > 1 ? kSecondLoader : 1);
-  const double loaded = double(g.slots) * tile.words * (g.vector_rows ? 1 : 4 / item) / threads;
-  const double weights = g.resident || g.packed ? 0 : g.weight_bytes / (item * (split ? 2 : 1)) / kWarpgroup;
-  const double load = g.chunks * (kLoad + (kLoaded + (split ? kSplit : 0)) * loaded + kWeight * weights) / (shared_loaders ? 2 : 1);
+  const double load = g.chunks * (g.raw_rows ? load_raw_chunk(tile, g) : load_chunk(tile, g, item, split));
   const double tiles = double(ceil_div(g.tiles, std::int64_t{g.blocks} * g.teams));
   const double work = tiles * std::max(multiply, load) / kClock, memory = kMemorySlack * plan->bytes / kCopyBandwidth;
   plan->predicted_seconds = kLaunch + std::pow(std::pow(work, 4) + std::pow(memory, 4), 0.25);
@@ -101,7 +118,7 @@ void append_implicit_plans(const Problem& problem, const DeviceTraits& traits, c
     ImplicitGeometry geometry;
     if (!make_implicit_geometry(problem, plan.precision, instance.tile, traits, &geometry)) continue;
     for (bool packed : {false, true}) {
-      if (!packed && instance.tile.packed_only() && !geometry.resident) continue;
+      if (!packed && needs_packing(instance.tile, geometry)) continue;
       geometry.packed = packed;
       if (packed_weight_bytes(geometry) > options.workspace_limit) continue;
       plan.packed_weight = packed;

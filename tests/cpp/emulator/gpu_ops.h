@@ -218,5 +218,7 @@ void warpgroup_multiply(float (&sum)[kSums], std::uint64_t a, std::uint64_t b, b
 }
 template <int kSums>
 void warpgroup_settle(float (&)[kSums]) {}
+template <int kRows>
+void warpgroup_operand_ready(std::uint32_t (&)[kRows][4]) {}
 
 }  // namespace convt_gemm::gpu

@@ -38,7 +38,7 @@ bool expect_exact(const Problem& base, const ImplicitKernel& kernel, int multipr
   const Problem problem = in(base, kernel);
   ImplicitGeometry geometry;
   if (!make_implicit_geometry(problem, kernel.precision, kernel.tile, emulated_traits(kernel, multiprocessors), &geometry)) return false;
-  packed = packed || (kernel.tile.packed_only() && !geometry.resident);
+  packed = packed || needs_packing(kernel.tile, geometry);
   const Operands operands = integer_operands(problem);
   std::vector<double> expected(std::size_t(problem.output_elements()));
   Problem plain = problem;
@@ -140,7 +140,7 @@ TEST_P(ImplicitKernels, HaveTheErrorOfTheirArithmetic) {
   std::vector<double> expected(std::size_t(problem.output_elements()));
   reference_forward(plain, operands.input.data(), operands.weight.data(), operands.bias.data(), expected.data());
   const std::vector<double> want = arranged(expected, problem.layout, problem.out_channels, problem.output_positions());
-  const std::vector<double> got = decode(problem.dtype, EmulatedRun(problem, operands).run(kernel, geometry, kernel.tile.packed_only(), {}));
+  const std::vector<double> got = decode(problem.dtype, EmulatedRun(problem, operands).run(kernel, geometry, needs_packing(kernel.tile, geometry), {}));
   double worst = 0, largest = 0;
   for (std::size_t i = 0; i < want.size(); ++i) {
     worst = std::max(worst, std::fabs(got[i] - want[i]));
@@ -167,7 +167,7 @@ TEST_P(ImplicitKernels, KeepNaN) {
   const std::int64_t position = 17;
   for (const double nan : {double(__uint_as_float(0x7fffffffu)), -double(__uint_as_float(0x7fffffffu))}) {
     operands.input[std::size_t(5 * problem.axis(0).input + position)] = nan;
-    const std::vector<double> got = decode(problem.dtype, EmulatedRun(problem, operands).run(kernel, geometry, kernel.tile.packed_only(), {}));
+    const std::vector<double> got = decode(problem.dtype, EmulatedRun(problem, operands).run(kernel, geometry, needs_packing(kernel.tile, geometry), {}));
     for (std::int64_t o = 0; o < problem.output_positions(); ++o) {
       const std::int64_t tap = o + 1 - 2 * position;
       for (std::int64_t channel = 0; channel < 3; ++channel) {
