@@ -519,7 +519,7 @@ struct Epilogue {
         }
         const bool all = run[0].whole > 0 && run[1].whole > 0 && run[2].whole > 0 && run[3].whole > 0;
         static_assert(kTogether == 4);
-        if (thread % 32 != 0) continue;
+        if (!gpu::elect()) continue;
         if (all) {  // without branches between them they do not wait for each other
 #pragma unroll
           for (int i = 0; i < kTogether; ++i) gpu::bulk_store(y + run[i].first, staged + run[i].staged, run[i].whole * 16u);

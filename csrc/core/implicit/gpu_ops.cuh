@@ -100,6 +100,22 @@ __device__ __forceinline__ void barrier_arrive_expect(std::uint64_t* barrier, un
 #endif
 }
 
+/// True in one lane of a warp whose lanes are all here. Bulk copies want addresses in registers of the warp: where the compiler does not
+/// know of this that only one lane is left, it goes through the lanes in a loop.
+__device__ __forceinline__ bool elect() {
+  unsigned elected = 0;
+#if __CUDA_ARCH__ >= 900
+  asm volatile(
+      "{\n"
+      ".reg .pred one;\n"
+      "elect.sync _|one, 0xffffffff;\n"
+      "selp.b32 %0, 1, 0, one;\n"
+      "}\n"
+      : "=r"(elected));
+#endif
+  return elected != 0;
+}
+
 /// Starts to copy `bytes`, a multiple of 16, between addresses aligned to 16; counts on the barrier.
 __device__ __forceinline__ void bulk_copy(void* shared, const void* global, unsigned bytes, std::uint64_t* barrier) {
 #if __CUDA_ARCH__ >= 900
@@ -198,6 +214,19 @@ __device__ __forceinline__ std::uint16_t load_or_zero(const std::uint16_t* from,
 
 /// One 16-byte store. (A plain store of a vector made of separate registers may be compiled to four.)
 __device__ __forceinline__ void store_16_bytes(void* global, uint4 value) { __stwb(static_cast<uint4*>(global), value); }
+
+/// A value as a TF32 operand: rounded to the nearest; the tensor cores ignore the low 13 bits.
+__device__ __forceinline__ std::uint32_t tf32_operand(float value) {
+#if __CUDA_ARCH__ >= 900
+  std::uint32_t word;
+  asm("cvt.rn.tf32.f32 %0, %1;" : "=r"(word) : "f"(value));
+  return word;
+#else
+  // Half of a unit added, ties away from zero: cvt.rna.tf32, which there is here, takes one more instruction.
+  const std::uint32_t bits = __float_as_uint(value);
+  return fabsf(value) < INFINITY ? bits + 0x1000u : bits;  // the sum would make a number of some NaN
+#endif
+}
 
 // --- sm_80: warp-wide products -------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ template <class C>
 struct Registers {
   static constexpr int kAtLaunch = 65536 / C::kThreads / 8 * 8, kAll = C::kThreads / kWarpgroup * kAtLaunch;
   static constexpr int kSums = C::kRowBlocks * C::kSums;
-  static constexpr int kWanted = (kSums + (!C::kSplit ? 0 : kSums <= 32 ? 2 * kSums : kSums) + 88) / 8 * 8;  // to multiply and to store
+  static constexpr int kWanted = (kSums + (!C::kSplit ? 0 : kSums <= 32 ? 2 * kSums : kSums) + (C::kRawRows ? 136 : 88)) / 8 * 8;  // to multiply and to store
   static constexpr int kLeft = (kAll - C::kWarpgroups * kWanted) / C::kLoaders / 8 * 8;
   // Rows of x that lie as in memory pass through no registers of a loading thread.
   static constexpr int kNeeded = C::kRawRows ? 56 : 104;

@@ -1,6 +1,5 @@
 #pragma once
 // What the parts of the fused kernel share: its compile-time choices, and the numbers that name a tile.
-#include <cmath>
 #include <cstdint>
 #include <type_traits>
 
@@ -65,13 +64,6 @@ struct Config {
   static constexpr int kParts = kSplit ? 2 : 1;              // high and low, one after the other, in operands of eight words
   static_assert(kColumns_ % kColumnBlock == 0 && kWords_ % 8 == 0 && kRows_ % (64 * kRowBlocks_) == 0);
 };
-
-/// A value as a TF32 operand: the tensor cores ignore the low 13 bits, so adding half of their unit is the rounding (to nearest, ties
-/// away from zero). The instruction cvt.rna.tf32 takes one more.
-__device__ __forceinline__ std::uint32_t tf32_operand(float value) {
-  const std::uint32_t bits = __float_as_uint(value);
-  return fabsf(value) < INFINITY ? bits + 0x1000u : bits;  // the sum would make a number of some NaN
-}
 
 /// float32 sums of a warpgroup's thread: for each row block and each 8 columns c, sum[block][4c ..] as
 /// gpu::warp_multiply has them.
@@ -174,10 +166,10 @@ struct TileRange {
   }
 };
 
-/// Threads for which one arrival gives a stage back. In sm_80 kernels each thread that reads arrives by itself, as racecheck expects of
-/// ordinary loads; in sm_90 kernels the tensor cores read.
+/// Threads for which one arrival gives a stage back. Where threads read operands by ordinary loads, each arrives by itself, as racecheck
+/// expects; else the tensor cores read.
 template <class C>
-inline constexpr int kThreadsPerRelease = C::kFamily == Family::sm90 ? 32 : 1;
+inline constexpr int kThreadsPerRelease = C::kFamily == Family::sm80 || C::kRawRows ? 1 : 32;
 
 /// Where a thread stands in the ring of stages.
 struct RingPosition {

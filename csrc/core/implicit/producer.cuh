@@ -25,8 +25,8 @@ __device__ __forceinline__ void put(const std::uint32_t (&word)[4], uint4* to, i
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const float value = __uint_as_float(word[i]);
-      high[i] = tf32_operand(value);
-      if constexpr (C::kSplit) low[i] = tf32_operand(value - __uint_as_float(high[i] & 0xffffe000u));
+      high[i] = gpu::tf32_operand(value);
+      if constexpr (C::kSplit) low[i] = gpu::tf32_operand(value - __uint_as_float(high[i] & 0xffffe000u));
     }
     *to = make_uint4(high[0], high[1], high[2], high[3]);
     if constexpr (C::kSplit) to[2 * plane] = make_uint4(low[0], low[1], low[2], low[3]);

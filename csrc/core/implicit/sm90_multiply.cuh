@@ -123,7 +123,10 @@ struct Sm90Multiply {
     if (leaving >= 0) release(leaving);
   }
 
-  /// While the tensor cores multiply one step, the words of the next are read and rounded.
+  /// Steps whose words are read together: more hide the time that reading takes, and need registers.
+  static constexpr int kTogether = C::kSteps / 2;
+
+  /// While the tensor cores multiply, the words of the next steps are read and rounded.
   __device__ __forceinline__ void run_raw(Sums<C>& sums) {
     Chunk chunk;
     int leaving = -1;  // the stage whose products may be under way
@@ -135,17 +138,25 @@ struct Sm90Multiply {
         const std::uint64_t first_weight = weight_descriptor(c, tap);
         const int slot = slot_of(g, chunk, tap);
 #pragma unroll
-        for (int s = 0; s < C::kSteps; ++s) {
-          gpu::warpgroup_wait<1>();  // the registers of the step before the last are free
-          if (s == 1 && leaving >= 0) {
+        for (int s = 0; s < C::kSteps; s += kTogether) {
+          gpu::warpgroup_wait<1>();  // the registers of the steps before the last are free
+          RawWords words[kTogether];
+#pragma unroll
+          for (int i = 0; i < kTogether; ++i) words[i].read(x + slot + (s + i) * 8 * g.slots, g.slots);
+          if (s == kTogether && leaving >= 0) {
             release(leaving);
             leaving = -1;
           }
-          const RawOperand operand(x + slot + s * 8 * g.slots, g.slots);
+          RawOperand operands[kTogether];
+#pragma unroll
+          for (int i = 0; i < kTogether; ++i) operands[i].round(words[i]);
           gpu::warpgroup_fence();
 #pragma unroll
-          for (int block = 0; block < C::kRowBlocks; ++block) {
-            multiply(operand.high[block], operand.low[0], first_weight, s, sums[block], c > 0 || tap > 0 || s > 0);
+          for (int i = 0; i < kTogether; ++i) {
+#pragma unroll
+            for (int block = 0; block < C::kRowBlocks; ++block) {
+              multiply(operands[i].high[block], operands[i].low[0], first_weight, s + i, sums[block], c > 0 || tap > 0 || s + i > 0);
+            }
           }
           gpu::warpgroup_commit();
         }
@@ -163,20 +174,32 @@ struct Sm90Multiply {
     if (leaving >= 0) release(leaving);
   }
 
-  /// A step's words of x as the register operand of gpu::warpgroup_multiply.
+  /// A step's words of x as they are in memory.
+  struct RawWords {
+    float value[C::kRowBlocks][4];
+
+    /// `x`: of this thread's first row and its first channel of the step; `slots` from one channel to the next.
+    __device__ __forceinline__ void read(const float* x, int slots) {
+#pragma unroll
+      for (int block = 0; block < C::kRowBlocks; ++block) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) value[block][i] = x[i / 2 * 4 * slots + block * 64 + i % 2 * 8];
+      }
+    }
+  };
+
+  /// The same as the register operand of gpu::warpgroup_multiply.
   struct RawOperand {
     std::uint32_t high[C::kRowBlocks][4], low[C::kSplit ? C::kRowBlocks : 1][4];
 
-    RawOperand() = default;
-    /// `x`: of this thread's first row and its first channel of the step; `slots` from one channel to the next.
-    __device__ __forceinline__ RawOperand(const float* x, int slots) {
+    __device__ __forceinline__ void round(const RawWords& words) {
 #pragma unroll
       for (int block = 0; block < C::kRowBlocks; ++block) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          const float value = x[i / 2 * 4 * slots + block * 64 + i % 2 * 8];
-          high[block][i] = tf32_operand(value);
-          if constexpr (C::kSplit) low[block][i] = tf32_operand(value - __uint_as_float(high[block][i] & 0xffffe000u));
+          const float value = words.value[block][i];
+          high[block][i] = gpu::tf32_operand(value);
+          if constexpr (C::kSplit) low[block][i] = gpu::tf32_operand(value - __uint_as_float(high[block][i] & 0xffffe000u));
         }
       }
       gpu::warpgroup_operand_ready(high);
@@ -214,7 +237,11 @@ struct Sm90Multiply {
       const float* const x = raw_row(chunk) + slot_of(g, chunk, tap);
       RawOperand operands[C::kSteps];
 #pragma unroll
-      for (int s = 0; s < C::kSteps; ++s) operands[s] = RawOperand(x + s * 8 * g.slots, g.slots);
+      for (int s = 0; s < C::kSteps; ++s) {
+        RawWords words;
+        words.read(x + s * 8 * g.slots, g.slots);
+        operands[s].round(words);
+      }
       gpu::warpgroup_fence();
 #pragma unroll
       for (int s = 0; s < C::kSteps; ++s) {

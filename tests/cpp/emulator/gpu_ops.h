@@ -2,6 +2,7 @@
 // csrc/core/implicit/gpu_ops.cuh for the emulator: CUDA's vocabulary, then the same functions, each with the place of
 // its call as an additional default argument.
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
@@ -148,6 +149,10 @@ inline void bulk_copy(void* shared, const void* global, unsigned bytes, std::uin
 inline void bulk_store(void* global, const void* shared, unsigned bytes, Source at = Source::here()) {
   emulator::bulk_store(global, shared, bytes, at);
 }
+inline bool elect(Source at = Source::here()) {
+  emulator::synchronize_warp(0xffffffffu, at);
+  return emulator::lane() == 0;
+}
 inline void bulk_store_commit() { emulator::bulk_store_commit(); }
 template <int kPending>
 void bulk_store_wait() {
@@ -184,6 +189,11 @@ template <Words kWords>
 void warp_multiply(float (&sum)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1,
                    Source at = Source::here()) {
   emulator::warp_multiply(kWords, sum, a, b0, b1, at);
+}
+
+inline std::uint32_t tf32_operand(float value) {
+  const std::uint32_t bits = __float_as_uint(value);
+  return std::isfinite(value) ? bits + 0xfffu + (bits >> 13 & 1) : bits;
 }
 
 inline void warpgroup_fence(Source at = Source::here()) { emulator::warpgroup_fence(at); }
