@@ -37,11 +37,12 @@ __device__ __forceinline__ void implicit_gemm(const Params& p) {
       const Shared shared{memory, g, team};
       for (int stage = 0; stage < g.stages; ++stage) {
         gpu::barrier_init(shared.full(stage), C::kRawRows ? 32 : kWarpgroup / loader_teams);
-        gpu::barrier_init(shared.empty(stage), team_warpgroups * kWarpgroup / kThreadsPerRelease<C>);
+        gpu::barrier_init(shared.empty(stage), team_warpgroups * kWarpgroup);
       }
     }
     gpu::barrier_init_fence();
   }
+  if (g.packed) gpu::wait_for_kernel_before();
   if (g.resident) load_resident_weights<C>(p, Shared{memory, g, 0}, warpgroup, thread);
   __syncthreads();
   if (warpgroup >= C::kWarpgroups) {
@@ -84,6 +85,7 @@ template <class C>
 __device__ __forceinline__ void pack_weights(const Params& p) {
   const ImplicitGeometry& g = p.g;
   const int total = g.all_column_tiles * g.chunks;
+  gpu::let_next_kernel_start();
   for (int number = blockIdx.x; number < total; number += gridDim.x) {
     const int columns = number / g.chunks, c = number - columns * g.chunks;
     Tile tile{};

@@ -166,11 +166,6 @@ struct TileRange {
   }
 };
 
-/// Threads for which one arrival gives a stage back. Where threads read operands by ordinary loads, each arrives by itself, as racecheck
-/// expects; else the tensor cores read.
-template <class C>
-inline constexpr int kThreadsPerRelease = C::kFamily == Family::sm80 || C::kRawRows ? 1 : 32;
-
 /// Where a thread stands in the ring of stages.
 struct RingPosition {
   int stage = 0;

@@ -214,11 +214,9 @@ struct Sm90Multiply {
            row_of_thread(0, 0, thread);
   }
 
-  /// Gives a stage back; all its products are done.
-  __device__ __forceinline__ void release(int stage) const {
-    __syncwarp();
-    if (thread % kThreadsPerRelease<C> == 0) gpu::barrier_arrive(shared.empty(stage));
-  }
+  /// Gives a stage back that this thread has read and whose products are done. Each thread arrives by itself: racecheck does not follow one that
+  /// arrives for its warp, whose threads would have to meet for it.
+  __device__ __forceinline__ void release(int stage) const { gpu::barrier_arrive(shared.empty(stage)); }
 
   /// A descriptor `quads` of 16 bytes further on: addresses are its lowest bits, in that unit, and do not leave them.
   __device__ __forceinline__ static std::uint64_t further(std::uint64_t descriptor, unsigned quads) {
