@@ -338,7 +338,7 @@ def test_plans_that_are_far_too_slow_are_timed_once(monkeypatch):
     import time
 
     real, names = functional.conv_transpose1d, [plan.name for plan in gpu_plans()][:3]
-    delays = dict(zip(names, (0.01, 0.002, 0.2), strict=True))
+    delays = dict(zip(names, (0.04, 0.02, 0.6), strict=True))  # long, so that a loaded machine does not change their order
     calls = dict.fromkeys(names, 0)
 
     def computed(*tensors: torch.Tensor, algorithm: str, **arguments: Any) -> torch.Tensor:
