@@ -33,7 +33,7 @@ __device__ __forceinline__ Element from_float(float value) {
 /// What an epilogue leaves for the next one of its warpgroup.
 struct EpilogueState {
   /// What the tables in shared memory are for: runs that start so many elements after a multiple of 32 bytes, or
-  static constexpr int kNothing = -1, kAnyRows = -2;
+  static constexpr int kNothing = -1, kAnyRows = -2, kDirect = -3;
   int listed = kNothing;
   int buffer = 0;  ///< that is next, if a tile has one column block; with more, the block's number says it
 };
@@ -55,6 +55,9 @@ struct Epilogue {
   /// Stores a tile's sums. `state.listed` has to be kNothing where the tile's columns are new.
   __device__ __forceinline__ void run(const Sums<C>& sums, EpilogueState& state) const {
     const ImplicitGeometry& g = p.g;
+    if constexpr (C::kRawRows) {
+      if (g.store == Store::direct) return run_direct(sums, state);
+    }
     if (g.store == Store::rows && segments(g.owned_rows) == 1) {
       if (g.buffers == 1) {
         run_one_sample<1>(sums, state);
@@ -118,6 +121,7 @@ struct Epilogue {
                      static_cast<unsigned>(first.channel);
         break;
       case Store::scattered:
+      case Store::direct:
         part.at = i * g.run_pitch;
     }
     return part;
@@ -346,6 +350,7 @@ struct Epilogue {
             parts.at[m][half] = number * g.run_majors.divisor() * g.run_pitch;
             break;
           case Store::scattered:
+          case Store::direct:
             parts.at[m][half] = number;
             parts.shift[m][half] = 0;
         }
@@ -561,6 +566,91 @@ struct Epilogue {
           for (int half = 0; half < 2; ++half) {
             const float value = sums[m][(pass * kBlockCores + core) * 4 + 2 * half + odd] + place[core][odd].bias;
             *reinterpret_cast<Element*>(row_places[m][half] + place[core][odd].at) = from_float<Element>(activation(value));
+          }
+        }
+      }
+    }
+  }
+
+  // --- Store::direct ---------------------------------------------------------------------------------------------------
+
+  /// A table of the tile's columns, in the order of their outputs.
+  __device__ __forceinline__ DirectColumn* direct_columns() const { return reinterpret_cast<DirectColumn*>(staging); }
+
+  __device__ __forceinline__ void run_direct(const Sums<C>& sums, EpilogueState& state) const {
+    const ImplicitGeometry& g = p.g;
+    if (uniform(state.listed != EpilogueState::kDirect)) {
+      barrier();  // the last tile's table is read
+      for (int n = thread; n < C::kColumns; n += kWarpgroup) {
+        const int number = tile.column * C::kColumns + n;
+        const int channel = g.minors_of_block.quotient(number), residue = number - channel * g.minors_of_block.divisor();
+        const bool valid = channel < g.out_channels;
+        const std::int64_t at = std::int64_t{channel} * g.output + std::int64_t{residue} * g.dilation;
+        direct_columns()[n] = {at * std::int64_t{sizeof(float)}, valid ? bias_of(channel) : 0.0f, valid};
+      }
+      barrier();
+      state.listed = EpilogueState::kDirect;
+    }
+    const Row first = row_of(g, first_row());
+    const std::int64_t output = output_of(first.position, 0);
+    const bool whole = first.sample < g.batch && first.position + kRows <= g.positions && output >= 0 &&
+                       output_of(first.position + kRows - 1, g.residues - 1) < g.output && (tile.column + 1) * C::kColumns <= g.out_channels * g.residues;
+    if (uniform(whole)) {
+      store_direct<true>(sums);
+    } else {
+      store_direct<false>(sums);
+    }
+  }
+
+  /// kWhole: all of the sums are outputs.
+  template <bool kWhole>
+  __device__ __forceinline__ void store_direct(const Sums<C>& sums) const {
+    switch (p.g.direct_outputs) {
+      case 1: return store_direct<kWhole, 1>(sums);
+      case 2: return store_direct<kWhole, 2>(sums);
+      default: return store_direct<kWhole, 4>(sums);
+    }
+  }
+
+  template <bool kWhole, int kTogether>
+  __device__ __forceinline__ void store_direct(const Sums<C>& sums) const {
+    const ImplicitGeometry& g = p.g;
+    unsigned char* rows[C::kRowBlocks][2];
+    std::int64_t outputs[C::kRowBlocks][2];  // of residue 0; far outside of the row, if the row stands for nothing
+#pragma unroll
+    for (int m = 0; m < C::kRowBlocks; ++m) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const Row row = row_of(g, first_row() + row_of_thread(m, half, thread));
+        outputs[m][half] = output_of(row.position, 0);
+        rows[m][half] = static_cast<unsigned char*>(p.y) + index_of(row.sample, 0, outputs[m][half]) * std::int64_t{sizeof(float)};
+        if (!row.valid) outputs[m][half] = -(std::int64_t{1} << 40);
+      }
+    }
+    const int lane = thread % 4;
+#pragma unroll
+    for (int first = 0; first < C::kSums / 2; first += kTogether) {  // of the thread's columns
+      const int in_tile = first * 4 + lane * kTogether, number = tile.column * C::kColumns + in_tile;
+      const DirectColumn column = direct_columns()[in_tile];
+      const std::int64_t residue = number - g.minors_of_block.quotient(number) * g.minors_of_block.divisor(), in_row = residue * g.dilation;
+#pragma unroll
+      for (int m = 0; m < C::kRowBlocks; ++m) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const bool exists = kWhole || (column.valid && outputs[m][half] + in_row >= 0 && outputs[m][half] + in_row < g.output);
+          float values[kTogether];
+#pragma unroll
+          for (int i = 0; i < kTogether; ++i) {
+            values[i] = activation(sums[m][(first + i) / 2 * 4 + 2 * half + (first + i) % 2] + column.bias);
+          }
+          if (!exists) continue;
+          unsigned char* const to = rows[m][half] + column.at;
+          if constexpr (kTogether == 1) {
+            *reinterpret_cast<float*>(to) = values[0];
+          } else if constexpr (kTogether == 2) {
+            *reinterpret_cast<float2*>(to) = make_float2(values[0], values[1]);
+          } else {
+            *reinterpret_cast<float4*>(to) = make_float4(values[0], values[1], values[2], values[3]);
           }
         }
       }

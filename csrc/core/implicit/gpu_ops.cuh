@@ -355,6 +355,12 @@ __device__ __forceinline__ void warpgroup_operand_ready(std::uint32_t (&words)[k
   }
 }
 
+/// A value that the compiler keeps in a register: it takes parameters of a kernel to be free, and reads them again where their latency hurts.
+__device__ __forceinline__ int in_register(int value) {
+  asm volatile("" : "+r"(value));
+  return value;
+}
+
 /// Keeps the compiler from moving other uses of the sums across: before reading what warpgroup_wait has completed.
 template <int kSums>
 __device__ __forceinline__ void warpgroup_settle(float (&sum)[kSums]) {

@@ -114,8 +114,27 @@ struct Column {
   bool valid;  ///< blocks may have columns that stand for nothing
 };
 
+/// Store::direct: which of the consecutive columns of a block the product's column `i` is. A thread holds columns 2t and 2t + 1 of each eight; they
+/// are dealt out so that what it stores together, and after that what neighbouring threads store, is consecutive.
+__device__ __forceinline__ int direct_column(const ImplicitGeometry& g, int i) {
+  switch (g.direct_outputs) {
+    case 1: return (i & ~7) + i % 2 * 4 + i % 8 / 2;
+    case 2: return i;
+    default: return (i & ~15) + i % 8 / 2 * 4 + i % 16 / 8 * 2 + i % 2;
+  }
+}
+
 /// Column `i` of column block `block` of the group.
 __device__ __forceinline__ Column column_of(const ImplicitGeometry& g, int block, int i) {
+  if (g.store == Store::direct) {
+    const int number = block * kColumnBlock + direct_column(g, i);
+    Column column;
+    column.channel = g.minors_of_block.quotient(number);
+    column.residue = number - column.channel * g.minors_of_block.divisor();
+    column.major = 0;
+    column.valid = column.channel < g.out_channels;
+    return column;
+  }
   const int first = g.minor_blocks.quotient(block);
   const int part = block - first * g.minor_blocks.divisor();
   const int local = g.minors_of_block.quotient(i);

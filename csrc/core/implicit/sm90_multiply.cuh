@@ -130,19 +130,19 @@ struct Sm90Multiply {
   __device__ __forceinline__ void run_raw(Sums<C>& sums) {
     Chunk chunk;
     int leaving = -1;  // the stage whose products may be under way
+    const int slots = gpu::in_register(g.slots), tap_slots = gpu::in_register(g.input_step);
     for (int c = 0; c < g.chunks; ++c, chunk.advance(g)) {
       gpu::barrier_wait(shared.full(ring.stage), ring.parity);
       const int taps = taps_of(g, chunk);
-      const float* const x = raw_row(chunk);
-      for (int tap = 0; tap < taps; ++tap) {
+      const float* x = raw_row(chunk) + slot_of(g, chunk, 0);
+      for (int tap = 0; tap < taps; ++tap, x -= tap_slots) {
         const std::uint64_t first_weight = weight_descriptor(c, tap);
-        const int slot = slot_of(g, chunk, tap);
 #pragma unroll
         for (int s = 0; s < C::kSteps; s += kTogether) {
           gpu::warpgroup_wait<1>();  // the registers of the steps before the last are free
           RawWords words[kTogether];
 #pragma unroll
-          for (int i = 0; i < kTogether; ++i) words[i].read(x + slot + (s + i) * 8 * g.slots, g.slots);
+          for (int i = 0; i < kTogether; ++i) words[i].read(x + (s + i) * 8 * slots, slots);
           if (s == kTogether && leaving >= 0) {
             release(leaving);
             leaving = -1;

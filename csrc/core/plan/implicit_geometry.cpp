@@ -70,6 +70,22 @@ void set_problem(const Problem& problem, ImplicitGeometry* g) {
                                              : Store::positions;
 }
 
+/// Consecutive residues are consecutive outputs, and begin where so many of them are aligned in every row of y.
+int direct_outputs(const ImplicitGeometry& g) {
+  const auto together = [&](int outputs) {
+    return g.dilation == 1 && g.residues % outputs == 0 && g.output % outputs == 0 && g.padding % outputs == 0 && g.stride % outputs == 0;
+  };
+  return together(4) ? 4 : together(2) ? 2 : 1;
+}
+
+/// Whether threads store their sums themselves: it takes a third of the instructions of putting runs together, but more requests to memory
+/// where each store is one output. Those are fewer than the products' cycles if there is enough depth (measured: see PERFORMANCE.md).
+bool stores_directly(const ImplicitTile& tile, const ImplicitGeometry& g) {
+  if (!g.raw_rows || g.fill) return false;  // outputs without taps would be one more pass
+  const bool short_rows = g.output < std::int64_t{4} * tile.warpgroup_rows() * g.stride;  // whose runs are put together one by one
+  return g.direct_outputs > 1 || short_rows || std::int64_t{g.in_channels} * g.taps >= (g.residues <= 2 ? 128 : 512);
+}
+
 /// Rows of a warpgroup whose outputs it stores, and where its stores are cut.
 void set_owned_rows(int element, const ImplicitTile& tile, ImplicitGeometry* g) {
   const int rows = tile.warpgroup_rows(), warpgroups = tile.warpgroups() / g->teams;
@@ -115,8 +131,24 @@ bool set_rows(int element, const ImplicitTile& tile, ImplicitGeometry* g) {
   return true;
 }
 
+/// Store::direct: columns are (out channel, residue) pairs one after the other, whatever blocks they fall in. false if there are too many.
+bool set_direct_columns(const ImplicitTile& tile, ImplicitGeometry* g) {
+  const std::int64_t columns = std::int64_t{g->out_channels} * g->residues, tiles = ceil_div(columns, tile.columns);
+  if (columns > std::numeric_limits<std::int32_t>::max() / 64 || tiles * g->groups > std::numeric_limits<std::int32_t>::max() / 2) return false;
+  g->block_majors = 1, g->buffers = 1;
+  g->minors_of_block = FastDiv<std::int32_t>(g->residues);
+  g->minor_blocks = FastDiv<std::int32_t>(1);
+  g->run_majors = FastDiv<std::int32_t>(1);
+  g->staging_bytes = tile.columns * int(sizeof(DirectColumn));
+  g->column_blocks = int(ceil_div(columns, kColumnBlock));
+  g->column_tiles = FastDiv<std::int32_t>(tiles);
+  g->all_column_tiles = int(tiles * g->groups);
+  return true;
+}
+
 /// Columns and how they are stored. false if a block does not fit a staging buffer.
 bool set_columns(int element, int buffers, const ImplicitTile& tile, ImplicitGeometry* g) {
+  if (g->store == Store::direct) return set_direct_columns(tile, g);
   const int vector = 16 / element, rows = tile.warpgroup_rows();
   const bool together = g->minors <= kColumnBlock;
   g->block_majors = together ? std::min(kColumnBlock / g->minors, g->majors) : 1;
@@ -137,6 +169,7 @@ bool set_columns(int element, int buffers, const ImplicitTile& tile, ImplicitGeo
       span = length + vector - 1;
       break;
     case Store::scattered:
+    case Store::direct:
       length = span = rows;
   }
   if (span * element > kMostStaging) return false;
@@ -246,6 +279,8 @@ bool make_implicit_geometry(const Problem& problem, Precision precision, const I
     ImplicitGeometry g{};
     set_problem(problem, &g);
     g.raw_rows = multiplies_raw_rows(tile.family, problem.dtype, problem.layout);
+    g.direct_outputs = direct_outputs(g);
+    if (stores_directly(tile, g)) g.store = Store::direct;
     g.resident = resident;
     g.teams = resident ? tile.warpgroups() : 1;
     g.team_rows = tile.rows / g.teams;

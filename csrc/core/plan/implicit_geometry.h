@@ -50,6 +50,7 @@ struct ImplicitTile {
 
 /// How sums are put together to consecutive outputs ("runs") before they are stored.
 enum class Store : std::int8_t {
+  direct,     ///< channels_first: no runs, each thread stores its own sums, up to 16 bytes at a time
   rows,       ///< channels_first, all residues in one column block: a run is a part of an output row
   positions,  ///< channels_first, more residues than a block holds: a run is the outputs of one position
   channels,   ///< channels_last: a run is the channels of one output position
@@ -125,6 +126,7 @@ struct ImplicitGeometry {
   // elements in memory (32 bytes: parts of such a sector cost memory as much as all of it), but for the row's ends: if it is more than one,
   // a warpgroup has rows beyond its owned ones for what lies between.
   Store store;
+  int direct_outputs;                ///< direct: consecutive outputs that a thread stores together: 1, 2 or 4
   int segments;                      ///< rows: samples that a warpgroup's rows may be of
   int boundary;
   int run_length;                    ///< outputs
@@ -153,6 +155,13 @@ struct alignas(16) Run {
   std::uint16_t whole;  ///< how many whole vectors there are from there on
   std::uint8_t head;    ///< outputs before them
   std::uint8_t tail;    ///< and after
+};
+
+/// Store::direct: where a column's outputs are.
+struct alignas(16) DirectColumn {
+  std::int64_t at;  ///< bytes from the outputs of channel 0 and residue 0
+  float bias;
+  std::int32_t valid;
 };
 
 /// Where a column's sums go in the staging buffers: see Epilogue.

@@ -65,7 +65,7 @@ void predict(const Problem& problem, const ImplicitInstance& instance, const Imp
   const double product = !g.raw_rows ? kProduct : split ? kRawSplitProduct : kRawProduct;
   const double multiply = (kTile + product * products + (g.raw_rows ? kRawChunk : kChunk) * g.chunks +
                            (g.fill && g.buffers * kColumnBlock < tile.columns ? kFillColumn * columns : 0) +
-                           (g.store != Store::rows ? kShortColumn * columns : 0)) *
+                           (g.store != Store::rows && g.store != Store::direct ? kShortColumn * columns : 0)) *
                           (tile.family == Family::sm80 ? kWithoutWgmma : 1);
   const double load = g.chunks * (g.raw_rows ? load_raw_chunk(tile, g) : load_chunk(tile, g, item, split));
   const double tiles = double(ceil_div(g.tiles, std::int64_t{g.blocks} * g.teams));

@@ -230,6 +230,7 @@ void warpgroup_multiply(float (&sum)[kSums], std::uint64_t a, std::uint64_t b, b
 }
 template <int kSums>
 void warpgroup_settle(float (&)[kSums]) {}
+inline int in_register(int value) { return value; }
 template <int kRows>
 void warpgroup_operand_ready(std::uint32_t (&)[kRows][4]) {}
 

@@ -80,6 +80,14 @@ struct Column {
 };
 
 Column column_at(const ImplicitGeometry& g, int block, int i) {
+  if (g.store == Store::direct) {  // a thread's columns of each eight (sixteen) are those of its outputs that are stored together
+    const int lane = i % 8 / 2, odd = i % 2;
+    const int in_block = g.direct_outputs == 1   ? i / 8 * 8 + odd * 4 + lane
+                         : g.direct_outputs == 2 ? i
+                                                 : i / 16 * 16 + lane * 4 + i % 16 / 8 * 2 + odd;
+    const int number = block * kColumnBlock + in_block;
+    return {number / g.residues, number % g.residues, number < g.residues * g.out_channels};
+  }
   const int first = block / g.minor_blocks.divisor(), part = block % g.minor_blocks.divisor();
   const int local = i / g.minors_of_block.divisor();
   const int major = first * g.block_majors + local;
@@ -232,6 +240,23 @@ TEST(ImplicitGeometry, PutsShortSamplesNextToEachOther) {
   EXPECT_EQ(g.sample_rows.divisor(), 28);
 }
 
+// Which rows store how is measured; that each way is in use is not left to that.
+TEST(ImplicitGeometry, StoresInEveryWay) {
+  const auto stores = [](const Problem& problem) {
+    std::set<int> outputs;  // 0: staged
+    for (const auto& [planned_problem, plan, g] : planned(problem, gpu(90))) {
+      if (g.raw_rows) outputs.insert(g.store == Store::direct ? g.direct_outputs : 0);
+    }
+    return outputs;
+  };
+  const Problem vocoder = make_problem(1, 48, 24, {{220416, 4, 2, 1}}), oobleck = make_problem(4, 128, 128, {{32768, 4, 2, 1}});
+  EXPECT_EQ(stores(vocoder), std::set<int>{0});  // outputs one by one, little depth
+  EXPECT_EQ(stores(oobleck), std::set<int>{1});
+  EXPECT_EQ(stores(make_problem(1, 64, 32, {{120000, 4, 2, 0}})), std::set<int>{2});
+  EXPECT_EQ(stores(make_problem(12, 768, 384, {{264, 16, 8, 4}})), std::set<int>{4});
+  EXPECT_EQ(stores(make_problem(16, 32, 64, {{131072, 3, 2, 1, 0, 2}})), std::set<int>{0});  // outputs without taps
+}
+
 TEST(ImplicitGeometry, CoversTheProblemWithinTheMachine) {
   for (const NamedProblem& named : one_axis_problems()) {
     for (const DeviceTraits& traits : {gpu(90), gpu(80, 108), gpu(86, 84), gpu(90, 3)}) {
@@ -311,59 +336,71 @@ TEST(ImplicitGeometry, CoversTheProblemWithinTheMachine) {
                                       tile.warpgroups() * g.staging_bytes);
         for (int bytes : {g.x_bytes, g.weight_bytes, g.staging_bytes, g.shared_bytes}) EXPECT_EQ(bytes % 128, 0);
 
-        // Staging buffers, with their tables.
-        const int warpgroup_rows = tile.warpgroup_rows(), majors = g.run_majors.divisor();
-        std::int64_t pitch = 0, runs = 0, lines = 0;  // lines: run_pitch elements each
-        switch (g.store) {
-          case Store::rows:
-            for (int offset = 0; offset < std::min(g.sample_rows.divisor(), warpgroup_rows); ++offset) {
-              EXPECT_LE((g.sample_rows.divisor() - 1 - offset + warpgroup_rows - 1) / g.sample_rows.divisor() + 1, g.segments);
-            }
-            // Each segment starts at a vector of its own, shifted by less than one.
-            pitch = std::int64_t{warpgroup_rows} * g.stride + (g.segments - 1) * 2 * vector + vector - 1;
-            EXPECT_LE(std::int64_t{std::min(g.positions, warpgroup_rows)} * g.stride, g.run_length);
-            runs = std::int64_t{g.segments} * majors, lines = majors;
-            EXPECT_TRUE(g.compact && !g.channels_last && g.minors <= kColumnBlock);
-            break;
-          case Store::positions:
-            pitch = g.run_length + vector - 1;
-            runs = lines = warpgroup_rows;
-            EXPECT_EQ(majors, 1);
-            EXPECT_TRUE(g.compact && !g.channels_last && g.minors > kColumnBlock);
-            EXPECT_GE(g.run_length, std::int64_t{kColumnBlock - 1} * g.dilation + 1);
-            break;
-          case Store::channels:
-            pitch = g.run_length + vector - 1;
-            runs = lines = std::int64_t{warpgroup_rows} * majors;
-            EXPECT_TRUE(g.channels_last);
-            EXPECT_EQ(g.run_length, std::min(g.out_channels, kColumnBlock));
-            break;
-          case Store::scattered:
-            pitch = warpgroup_rows;
-            runs = lines = kColumnBlock;
-            EXPECT_TRUE(!g.compact && !g.channels_last);
-        }
-        EXPECT_GE(g.run_pitch, pitch);
-        EXPECT_EQ(g.run_pitch % vector, 0);
-        EXPECT_EQ(g.runs, runs);
-        EXPECT_GE(g.run_vectors, g.run_length / vector);
-        EXPECT_LE(g.run_vectors, 0xffff) << "Run::whole";
-        EXPECT_TRUE((1 << g.log2_run_lanes) >= g.run_vectors || g.log2_run_lanes == 5);
-        EXPECT_TRUE(g.buffers == 1 || (g.buffers == 2 && g.store == Store::rows && tile.family == Family::sm90));
-        EXPECT_GE(g.spare, lines * g.run_pitch);
-        std::int64_t elements = lines * g.run_pitch;
-        if (g.store == Store::rows) {  // sums of columns that stand for nothing
-          int used = 0;
-          for (int column = 0; column < g.column_tiles.divisor() * tile.columns; ++column) {
-            used += column_at(g, column / kColumnBlock, column % kColumnBlock).exists;
+        // Stores: tables of columns, or staging buffers with their tables.
+        if (g.store == Store::direct) {
+          EXPECT_TRUE(g.raw_rows && !g.fill);
+          EXPECT_TRUE(g.direct_outputs == 1 || g.direct_outputs == 2 || g.direct_outputs == 4);
+          for (const std::int64_t extent : {g.output, g.padding, std::int64_t{g.stride}, std::int64_t{g.residues}}) {
+            EXPECT_EQ(extent % g.direct_outputs, 0) << "16-byte stores have to be aligned in every row";
           }
-          if (used < g.column_tiles.divisor() * tile.columns) elements = g.spare + std::int64_t{warpgroup_rows - 1} * g.stride + 1;
+          EXPECT_TRUE(g.direct_outputs == 1 || g.dilation == 1);
+          EXPECT_GE(g.staging_bytes, tile.columns * std::int64_t(sizeof(DirectColumn)));
+        } else {
+          const int warpgroup_rows = tile.warpgroup_rows(), majors = g.run_majors.divisor();
+          std::int64_t pitch = 0, runs = 0, lines = 0;  // lines: run_pitch elements each
+          switch (g.store) {
+            case Store::rows:
+              for (int offset = 0; offset < std::min(g.sample_rows.divisor(), warpgroup_rows); ++offset) {
+                EXPECT_LE((g.sample_rows.divisor() - 1 - offset + warpgroup_rows - 1) / g.sample_rows.divisor() + 1, g.segments);
+              }
+              // Each segment starts at a vector of its own, shifted by less than one.
+              pitch = std::int64_t{warpgroup_rows} * g.stride + (g.segments - 1) * 2 * vector + vector - 1;
+              EXPECT_LE(std::int64_t{std::min(g.positions, warpgroup_rows)} * g.stride, g.run_length);
+              runs = std::int64_t{g.segments} * majors, lines = majors;
+              EXPECT_TRUE(g.compact && !g.channels_last && g.minors <= kColumnBlock);
+              break;
+            case Store::positions:
+              pitch = g.run_length + vector - 1;
+              runs = lines = warpgroup_rows;
+              EXPECT_EQ(majors, 1);
+              EXPECT_TRUE(g.compact && !g.channels_last && g.minors > kColumnBlock);
+              EXPECT_GE(g.run_length, std::int64_t{kColumnBlock - 1} * g.dilation + 1);
+              break;
+            case Store::channels:
+              pitch = g.run_length + vector - 1;
+              runs = lines = std::int64_t{warpgroup_rows} * majors;
+              EXPECT_TRUE(g.channels_last);
+              EXPECT_EQ(g.run_length, std::min(g.out_channels, kColumnBlock));
+              break;
+            case Store::direct:
+              break;
+            case Store::scattered:
+              pitch = warpgroup_rows;
+              runs = lines = kColumnBlock;
+              EXPECT_TRUE(!g.compact && !g.channels_last);
+          }
+          EXPECT_GE(g.run_pitch, pitch);
+          EXPECT_EQ(g.run_pitch % vector, 0);
+          EXPECT_EQ(g.runs, runs);
+          EXPECT_GE(g.run_vectors, g.run_length / vector);
+          EXPECT_LE(g.run_vectors, 0xffff) << "Run::whole";
+          EXPECT_TRUE((1 << g.log2_run_lanes) >= g.run_vectors || g.log2_run_lanes == 5);
+          EXPECT_TRUE(g.buffers == 1 || (g.buffers == 2 && g.store == Store::rows && tile.family == Family::sm90));
+          EXPECT_GE(g.spare, lines * g.run_pitch);
+          std::int64_t elements = lines * g.run_pitch;
+          if (g.store == Store::rows) {  // sums of columns that stand for nothing
+            int used = 0;
+            for (int column = 0; column < g.column_tiles.divisor() * tile.columns; ++column) {
+              used += column_at(g, column / kColumnBlock, column % kColumnBlock).exists;
+            }
+            if (used < g.column_tiles.divisor() * tile.columns) elements = g.spare + std::int64_t{warpgroup_rows - 1} * g.stride + 1;
+          }
+          EXPECT_GE(g.buffer_elements, elements);
+          EXPECT_EQ(g.buffer_elements % vector, 0);
+          const std::int64_t most_runs = std::max(g.runs, blocks_of_tile * majors);
+          EXPECT_GE(g.staging_bytes, std::int64_t{g.buffers} * g.buffer_elements * element + most_runs * std::int64_t(sizeof(convt_gemm::Run)) +
+                                         tile.columns * std::int64_t(sizeof(Place)));
         }
-        EXPECT_GE(g.buffer_elements, elements);
-        EXPECT_EQ(g.buffer_elements % vector, 0);
-        const std::int64_t most_runs = std::max(g.runs, blocks_of_tile * majors);
-        EXPECT_GE(g.staging_bytes, std::int64_t{g.buffers} * g.buffer_elements * element + most_runs * std::int64_t(sizeof(convt_gemm::Run)) +
-                                       tile.columns * std::int64_t(sizeof(Place)));
 
         // Tiles.
         EXPECT_EQ(std::int64_t{g.tiles}, std::int64_t{g.row_tiles} * g.all_column_tiles);
