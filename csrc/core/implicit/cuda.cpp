@@ -5,6 +5,9 @@
 #include "implicit/params.h"
 #include "plan/implicit_plans.h"
 #include "plan/implicit_table.h"
+#include "implicit/transposed_params.h"
+#include "plan/transposed_plans.h"
+#include "plan/transposed_table.h"
 
 namespace convt_gemm {
 
@@ -26,17 +29,45 @@ constexpr Status (*kRun[])(const Params&, void*, cudaStream_t) = {
 #undef CONVT_IMPLICIT_GEMM
 static_assert(sizeof(kRun) / sizeof(kRun[0]) == kImplicitInstances, "one function for each row");
 }  // namespace
+
+#define CONVT_TRANSPOSED_SYMBOL(kind, positions, columns, words) implicit_gemm_transposed_##kind##_##positions##x##columns##x##words
+#define CONVT_TRANSPOSED_GEMM(kind, positions, columns, words) \
+  Status CONVT_TRANSPOSED_SYMBOL(kind, positions, columns, words)(const TransposedParams&, void* packed, cudaStream_t);
+#include "implicit/transposed_instances.def"
+#undef CONVT_TRANSPOSED_GEMM
+
+namespace {
+#define CONVT_TRANSPOSED_GEMM(kind, positions, columns, words) &CONVT_TRANSPOSED_SYMBOL(kind, positions, columns, words),
+constexpr Status (*kRunTransposed[])(const TransposedParams&, void* packed, cudaStream_t) = {
+#include "implicit/transposed_instances.def"
+};
+#undef CONVT_TRANSPOSED_GEMM
+static_assert(sizeof(kRunTransposed) / sizeof(kRunTransposed[0]) == kTransposedInstances, "one function for each row");
+}  // namespace
 }  // namespace implicit
 
 Status implicit_gemm_cuda(const Problem& problem, const Plan& plan, const Tensors& tensors, const CudaContext& context) {
+  const auto stream = static_cast<cudaStream_t>(context.stream);
+  const auto set_tensors = [&](implicit::Params* params) {
+    params->x = tensors.input;
+    params->weight = tensors.weight;
+    params->bias = problem.bias ? tensors.bias : nullptr;
+    params->y = tensors.output;
+  };
+  if (is_transposed(plan.instance)) {
+    TransposedGeometry geometry{};
+    const Status status = transposed_geometry_of(problem, plan, &geometry);
+    if (!status.ok()) return status;
+    implicit::TransposedParams params{};
+    params.g = geometry.g, params.w = geometry.w;
+    set_tensors(&params);
+    return implicit::kRunTransposed[plan.instance - int(kImplicitInstances)](params, context.workspace, stream);
+  }
   implicit::Params params{};
-  Status status = implicit_geometry_of(problem, plan, &params.g);
+  const Status status = implicit_geometry_of(problem, plan, &params.g);
   if (!status.ok()) return status;
-  params.x = tensors.input;
-  params.weight = tensors.weight;
-  params.bias = problem.bias ? tensors.bias : nullptr;
-  params.y = tensors.output;
-  return implicit::kRun[plan.instance](params, context.workspace, static_cast<cudaStream_t>(context.stream));
+  set_tensors(&params);
+  return implicit::kRun[plan.instance](params, context.workspace, stream);
 }
 
 }  // namespace convt_gemm

@@ -294,25 +294,26 @@ class ScalarXLoader {
 
  private:
   __device__ __forceinline__ std::int64_t row_place(int item) const {
-    return item < row_items_ ? places_.of((item & (g_.team_rows - 1)) + shift_) : XPlaces<C>::kNowhere;
+    return item < row_items_ ? places_.of(slot_of_item(item) + shift_) : XPlaces<C>::kNowhere;
   }
   __device__ __forceinline__ std::int64_t halo_place(int item) const {
     return item < halo_items_ ? places_.of(g_.team_rows + item / C::kQuads + shift_) : XPlaces<C>::kNowhere;
   }
 
-  /// First quad of an item: items are numbered by slot, then by depth. (A team's rows are a power of two.)
-  __device__ __forceinline__ int quad_of(int item) const { return (item >> g_.log2_team_rows) * kDepth; }
+  /// Items are numbered by slot, then by depth.
+  __device__ __forceinline__ int slot_of_item(int item) const { return item - g_.team_rows_divisor.quotient(item) * g_.team_rows; }
+  __device__ __forceinline__ int first_quad_of(int item) const { return g_.team_rows_divisor.quotient(item) * kDepth; }
 
   __device__ __forceinline__ void fetch_row(std::int64_t place, int item, Quad<C> (&to)[kDepth]) const {
-    const int channel = quad_of(item) * C::kVector;
+    const int channel = first_quad_of(item) * C::kVector;
     const Element* from = base_ + (place + channel * g_.input);
     fetch_depth<C>(place >= 0 ? from : nullptr, g_.input, left_ - channel, to);
   }
 
   __device__ __forceinline__ void put_row(const Quad<C> (&quads)[kDepth], int item, uint4* stage) const {
     if (item >= row_items_) return;
-    const int quad = quad_of(item);
-    uint4* const to = stage + (item & (g_.team_rows - 1));
+    const int quad = first_quad_of(item);
+    uint4* const to = stage + slot_of_item(item);
 #pragma unroll
     for (int i = 0; i < kDepth; ++i) put<C>(quads[i], to + plane_of<C>(quad + i) * g_.slots, g_.slots);
   }

@@ -8,6 +8,8 @@
 #include "plan/direct_plans.h"
 #include "plan/gemm_tile.h"
 #include "plan/implicit_plans.h"
+#include "plan/transposed_plans.h"
+#include "plan/transposed_table.h"
 #include "plan/pieces.h"
 
 namespace convt_gemm {
@@ -164,6 +166,10 @@ void append_cuda_plans(const Problem& problem, const DeviceTraits& traits, const
 
 Status check_cuda_plan(const Problem& problem, const Plan& plan) {
   if (plan.algorithm == Algorithm::direct) return check_direct_plan(problem, plan);
+  if (plan.algorithm == Algorithm::implicit_gemm && is_transposed(plan.instance)) {
+    TransposedGeometry geometry;
+    return transposed_geometry_of(problem, plan, &geometry);
+  }
   if (plan.algorithm == Algorithm::implicit_gemm) {
     ImplicitGeometry geometry;
     return implicit_geometry_of(problem, plan, &geometry);

@@ -7,24 +7,15 @@
 #include "util/residues.h"
 
 namespace convt_gemm {
-namespace {
+namespace implicit_parts {
 
-/// Most dynamic shared memory of a block: 227 KiB on sm_90, 163 KiB on sm_80 (less on 8.6 and 8.9).
-int shared_limit(int compute_capability) {
+int shared_limit(int compute_capability) {  // 227 KiB on sm_90, 163 KiB on sm_80, less on 8.6 and 8.9
   if (compute_capability >= 90) return 227 << 10;
   return compute_capability == 80 || compute_capability == 87 ? 163 << 10 : 99 << 10;
 }
 
-/// Bytes of a staging buffer: blocks with more outputs have fewer columns. If one channel's do not fit, there is more room for it.
-constexpr int kStagingLimit = 36 << 10, kMostStaging = 60 << 10;
-/// Memory's smallest unit of transfer, in bytes.
-constexpr int kSector = 32;
-/// More taps in a chunk save reloading x for them, and cost stages.
-constexpr int kMostChunkTaps = 4;
-
 std::int64_t floor_div(std::int64_t a, std::int64_t b) { return a >= 0 ? a / b : -ceil_div(-a, b); }
 
-/// The smallest number from `least` on that leaves `rest` modulo `modulus`.
 int next_with_rest(std::int64_t least, int rest, int modulus) {
   return int(round_up(least - rest, modulus) + rest);
 }
@@ -70,6 +61,41 @@ void set_problem(const Problem& problem, ImplicitGeometry* g) {
                                              : Store::positions;
 }
 
+bool set_samples(int element, ImplicitGeometry* g) {
+  const std::int64_t reach = std::int64_t{g->residues - 1} * g->dilation;
+  std::int64_t halo = std::int64_t{g->taps - 1} * g->input_step;
+  g->first_position = floor_div(g->padding - (g->compact ? 0 : reach), g->stride);
+  const std::int64_t positions = floor_div(g->padding + g->output - 1, g->stride) + 1 - g->first_position;
+  const int unit = g->vector_rows ? kVectorPositions : 1;
+  halo += g->first_position - halo - floor_div(g->first_position - halo, unit) * unit;
+  // The zeros before a sample may be those after the one before it.
+  const std::int64_t before = std::max<std::int64_t>(0, halo - g->first_position);
+  const std::int64_t after = std::max<std::int64_t>(0, positions + g->first_position - g->input);
+  std::int64_t sample_rows = round_up(positions + halo - std::min({halo, before, after}), unit);
+  if (g->raw_rows) {
+    const int vector = 16 / element;
+    sample_rows = next_with_rest(sample_rows, int(std::int64_t{g->in_channels} * g->groups % vector * (g->input % vector) % vector), vector);
+  }
+  constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max() - (1 << 20);
+  if (halo > kMost || sample_rows > kMost || g->batch * sample_rows + halo > kMost) return false;
+  g->positions = int(positions), g->halo = int(halo);
+  g->sample_rows = FastDiv<std::int32_t>(sample_rows);
+  return true;
+}
+
+}  // namespace implicit_parts
+
+namespace {
+
+using namespace implicit_parts;
+
+/// Bytes of a staging buffer: blocks with more outputs have fewer columns. If one channel's do not fit, there is more room for it.
+constexpr int kStagingLimit = 36 << 10, kMostStaging = 60 << 10;
+/// Memory's smallest unit of transfer, in bytes.
+constexpr int kSector = 32;
+/// More taps in a chunk save reloading x for them, and cost stages.
+constexpr int kMostChunkTaps = 4;
+
 /// Consecutive residues are consecutive outputs, and begin where so many of them are aligned in every row of y.
 int direct_outputs(const ImplicitGeometry& g) {
   const auto together = [&](int outputs) {
@@ -106,28 +132,10 @@ void set_owned_rows(int element, const ImplicitTile& tile, ImplicitGeometry* g) 
 
 /// false if there are more rows than the kernel counts.
 bool set_rows(int element, const ImplicitTile& tile, ImplicitGeometry* g) {
-  const std::int64_t reach = std::int64_t{g->residues - 1} * g->dilation;
-  std::int64_t halo = std::int64_t{g->taps - 1} * g->input_step;
-  g->first_position = floor_div(g->padding - (g->compact ? 0 : reach), g->stride);
-  const std::int64_t positions = floor_div(g->padding + g->output - 1, g->stride) + 1 - g->first_position;
-  g->vector_rows = !g->raw_rows && !g->channels_last && g->input % kVectorPositions == 0;
-  const int unit = g->vector_rows ? kVectorPositions : 1;
-  halo += g->first_position - halo - floor_div(g->first_position - halo, unit) * unit;
-  // The zeros before a sample may be those after the one before it.
-  const std::int64_t before = std::max<std::int64_t>(0, halo - g->first_position);
-  const std::int64_t after = std::max<std::int64_t>(0, positions + g->first_position - g->input);
-  std::int64_t sample_rows = round_up(positions + halo - std::min({halo, before, after}), unit);
-  if (g->raw_rows) {
-    const int vector = 16 / element;
-    sample_rows = next_with_rest(sample_rows, int(std::int64_t{g->in_channels} * g->groups % vector * (g->input % vector) % vector), vector);
-  }
-  constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max() - (1 << 20);
-  if (halo > kMost || sample_rows > kMost || g->batch * sample_rows + halo > kMost) return false;
-  g->positions = int(positions), g->halo = int(halo);
+  if (!set_samples(element, g)) return false;
   set_owned_rows(element, tile, g);
   g->tile_rows = tile.warpgroups() / g->teams * g->owned_rows;
-  g->sample_rows = FastDiv<std::int32_t>(sample_rows);
-  g->row_tiles = int(ceil_div(g->batch * sample_rows, g->tile_rows));
+  g->row_tiles = int(ceil_div(g->batch * g->sample_rows.divisor(), g->tile_rows));
   return true;
 }
 
@@ -279,13 +287,13 @@ bool make_implicit_geometry(const Problem& problem, Precision precision, const I
     ImplicitGeometry g{};
     set_problem(problem, &g);
     g.raw_rows = multiplies_raw_rows(tile.family, problem.dtype, problem.layout);
+    g.vector_rows = !g.raw_rows && !g.channels_last && g.input % kVectorPositions == 0;
     g.direct_outputs = direct_outputs(g);
     if (stores_directly(tile, g)) g.store = Store::direct;
     g.resident = resident;
     g.teams = resident ? tile.warpgroups() : 1;
     g.team_rows = tile.rows / g.teams;
-    while ((1 << g.log2_team_rows) < g.team_rows) ++g.log2_team_rows;
-    if (1 << g.log2_team_rows != g.team_rows) continue;
+    g.team_rows_divisor = FastDiv<std::int32_t>(g.team_rows);
     if (!set_rows(element, tile, &g)) continue;
     const int most_taps = std::min(g.taps, kMostChunkTaps);
     for (const int least_stages : {4, 3, 2}) {

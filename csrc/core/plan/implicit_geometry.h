@@ -79,7 +79,8 @@ struct ImplicitGeometry {
   // in shared memory as a whole, each warpgroup is a team of its own, and one stores while the other multiplies; else all
   // warpgroups share what is loaded.
   int teams;
-  int team_rows, log2_team_rows;  ///< positions of a tile, a power of two
+  int team_rows;                  ///< positions of a tile
+  FastDiv<std::int32_t> team_rows_divisor;
   int owned_rows;                 ///< of each of its warpgroups, from the first on, whose outputs it stores
   int used_rows;                  ///< from the first on, that its outputs come from: the others are computed for nothing
   int tile_rows;                  ///< of all of them: from one tile to the next
@@ -183,6 +184,24 @@ constexpr bool multiplies_raw_rows(Family family, DType dtype, Layout layout) {
 /// runs or stages that do not fit shared memory).
 bool make_implicit_geometry(const Problem& problem, Precision precision, const ImplicitTile& tile, const DeviceTraits& traits,
                             ImplicitGeometry* geometry);
+
+/// What the geometries of the fused kernels have in common.
+namespace implicit_parts {
+
+/// Bytes of dynamic shared memory that a block can have.
+int shared_limit(int compute_capability);
+std::int64_t floor_div(std::int64_t a, std::int64_t b);
+/// The smallest number from `least` on that leaves `rest` modulo `modulus`.
+int next_with_rest(std::int64_t least, int rest, int modulus);
+/// Whether extents are small enough for 32-bit indices.
+bool fits_int32(const Problem& problem);
+bool one_axis(const Problem& problem);
+/// Fills in the problem and its residue form.
+void set_problem(const Problem& problem, ImplicitGeometry* g);
+/// How the positions of all samples lie one after the other; false if they are more than a kernel counts.
+bool set_samples(int element, ImplicitGeometry* g);
+
+}  // namespace implicit_parts
 
 /// Whether weights have to come from the workspace.
 inline bool needs_packing(const ImplicitTile& tile, const ImplicitGeometry& g) { return !g.resident && (g.raw_rows || tile.packed_only()); }

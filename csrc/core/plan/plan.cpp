@@ -11,6 +11,8 @@
 #include "plan/implicit_plans.h"
 #include "plan/implicit_table.h"
 #include "plan/pieces.h"
+#include "plan/transposed_plans.h"
+#include "plan/transposed_table.h"
 
 namespace convt_gemm {
 namespace {
@@ -29,6 +31,7 @@ std::vector<Plan> plans_of_every_algorithm(const Problem& problem, const DeviceT
     append_cuda_plans(problem, traits, options, &plans);
     append_direct_plans(problem, traits, options, &plans);
     append_implicit_plans(problem, traits, options, &plans);
+    append_transposed_plans(problem, traits, options, &plans);
   }
   std::stable_sort(plans.begin(), plans.end(),
                    [](const Plan& a, const Plan& b) { return a.predicted_seconds < b.predicted_seconds; });
@@ -105,6 +108,9 @@ Status parse_precision(std::string_view name, Precision* precision) {
 
 std::string Plan::name() const {
   if (algorithm == Algorithm::direct) return std::string("direct_") + name_of(dtype);
+  if (algorithm == Algorithm::implicit_gemm && is_transposed(instance)) {
+    return std::string("implicit_gemm_") + transposed_instance(instance).name + "_" + tile() + "_splits" + std::to_string(splits);
+  }
   if (algorithm == Algorithm::implicit_gemm) {
     return std::string("implicit_gemm_") + implicit_instances()[instance].name + (packed_weight ? "_packed_" : "_") + tile();
   }
@@ -115,6 +121,10 @@ std::string Plan::name() const {
 
 std::string Plan::tile() const {
   if (algorithm == Algorithm::direct) return "";
+  if (algorithm == Algorithm::implicit_gemm && is_transposed(instance)) {
+    const TransposedTile& tile = transposed_instance(instance).tile;
+    return std::to_string(tile.positions) + "x" + std::to_string(kWeightRows) + "x" + std::to_string(tile.words);
+  }
   if (algorithm == Algorithm::implicit_gemm) {
     const ImplicitTile& tile = implicit_instances()[instance].tile;
     return std::to_string(tile.rows) + "x" + std::to_string(tile.columns) + "x" + std::to_string(tile.words);

@@ -269,7 +269,7 @@ TEST(ImplicitGeometry, CoversTheProblemWithinTheMachine) {
         // Teams and rows.
         EXPECT_EQ(g.teams, g.resident ? tile.warpgroups() : 1);
         EXPECT_EQ(g.team_rows * g.teams, tile.rows);
-        EXPECT_EQ(1 << g.log2_team_rows, g.team_rows);
+        EXPECT_EQ(g.team_rows_divisor.divisor(), g.team_rows);
         EXPECT_EQ(g.batch, batch);
         const std::int64_t rows = batch * g.sample_rows.divisor();
         const int warpgroups = tile.warpgroups() / g.teams;

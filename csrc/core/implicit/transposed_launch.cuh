@@ -1,0 +1,59 @@
+#pragma once
+// Launches one instance of the transposed product's kernel; included by the translation unit that is generated for it.
+#include <cuda_runtime.h>
+
+#include "implicit/launch.cuh"
+#include "implicit/transposed_kernel.cuh"
+
+namespace convt_gemm::implicit {
+
+template <class C>
+__global__ void __launch_bounds__(C::kThreads, 1) implicit_gemm_transposed_kernel(const __grid_constant__ TransposedParams p) {
+  implicit_gemm_transposed<C>(p);
+}
+
+template <class C>
+__global__ void __launch_bounds__(kWarpgroup) pack_positions_kernel(const __grid_constant__ TransposedParams p) {
+  pack_positions<C>(p);
+}
+
+/// `packed` is the place for x in the tensor cores' order.
+template <class C>
+Status launch_transposed(TransposedParams p, void* packed, cudaStream_t stream) {
+  const auto kernel = implicit_gemm_transposed_kernel<C>;
+  cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, p.g.shared_bytes);
+  if (error != cudaSuccess) return checked("implicit GEMM: shared memory", error);
+  TransposedParams to_packed = p;
+  to_packed.y = packed;
+  const dim3 grid(static_cast<unsigned>((p.w.packed_slots - 1) / kWarpgroup + 1), static_cast<unsigned>(p.g.channel_blocks * C::kQuads),
+                  static_cast<unsigned>(p.g.groups));
+  pack_positions_kernel<C><<<grid, kWarpgroup, 0, stream>>>(to_packed);
+  error = cudaGetLastError();
+  if (error != cudaSuccess) return checked("implicit GEMM: positions", error);
+  p.x = packed;
+  cudaLaunchAttribute attributes[2] = {};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;  // the packing kernel lets it start
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim.x = static_cast<unsigned>(p.w.splits);
+  attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(p.g.blocks));
+  config.blockDim = dim3(C::kThreads);
+  config.dynamicSmemBytes = static_cast<std::size_t>(p.g.shared_bytes);
+  config.stream = stream;
+  config.attrs = attributes;
+  config.numAttrs = p.w.splits > 1 ? 2 : 1;
+  error = cudaLaunchKernelEx(&config, kernel, p);
+  return checked("implicit GEMM", error == cudaSuccess ? cudaGetLastError() : error);
+}
+
+}  // namespace convt_gemm::implicit
+
+#define CONVT_DEFINE_TRANSPOSED_GEMM(symbol, kind, positions, columns, words)            \
+  namespace convt_gemm::implicit {                                                       \
+  static_assert(columns == kWeightRows);                                                 \
+  Status symbol(const TransposedParams& params, void* packed, cudaStream_t stream) {     \
+    return launch_transposed<TransposedConfig<Kind::kind, positions, words>>(params, packed, stream); \
+  }                                                                                      \
+  }

@@ -1,0 +1,12 @@
+#pragma once
+#include "implicit/params.h"
+#include "plan/transposed_geometry.h"
+
+namespace convt_gemm::implicit {
+
+/// What a kernel of the transposed product is given. Its weights are as given, never packed.
+struct TransposedParams : Params {
+  WeightTiles w;
+};
+
+}  // namespace convt_gemm::implicit

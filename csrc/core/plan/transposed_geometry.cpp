@@ -1,0 +1,125 @@
+#include "plan/transposed_geometry.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "plan/arithmetic.h"
+
+namespace convt_gemm {
+namespace {
+
+using namespace implicit_parts;
+
+/// Bytes that the copy engine copies at a time are multiples of this.
+constexpr int kVectorBytes = 16;
+constexpr int kLeastStages = 3;
+
+/// Which columns a tile has, and the pieces of the weights' rows that they come from; false if pieces do not begin and end at whole vectors.
+bool set_weight_pieces(int element, TransposedGeometry* t) {
+  ImplicitGeometry& g = t->g;
+  const auto whole = [&](std::int64_t elements) { return elements * element % kVectorBytes == 0; };
+  if (!whole(std::int64_t{g.out_channels} * g.kernel)) return false;
+  std::int64_t tiles = 0;
+  if (g.residues <= kWeightRows) {
+    t->w.channels = std::min(kWeightRows / g.residues, g.out_channels);
+    while (t->w.channels > 0 && !whole(std::int64_t{t->w.channels} * g.kernel)) --t->w.channels;
+    if (t->w.channels == 0) return false;
+    t->w.columns = t->w.channels * g.residues;
+    t->w.residues = FastDiv<std::int32_t>(g.residues);
+    t->w.parts = FastDiv<std::int32_t>(1);
+    t->w.pieces = 1;
+    t->w.length = t->w.channels * g.kernel;
+    t->w.tap_offset = g.tap_step;
+    g.chunk_taps = g.taps;
+    tiles = ceil_div(g.out_channels, t->w.channels);
+  } else {
+    if (!whole(g.kernel) || !whole(g.tap_step)) return false;
+    t->w.channels = 1;
+    t->w.columns = kWeightRows;
+    t->w.residues = FastDiv<std::int32_t>(kWeightRows);
+    t->w.parts = FastDiv<std::int32_t>(ceil_div(g.residues, kWeightRows));
+    g.chunk_taps = std::min(g.taps, 4);
+    t->w.pieces = g.chunk_taps;
+    t->w.length = kWeightRows;
+    tiles = std::int64_t{g.out_channels} * t->w.parts.divisor();
+  }
+  if (tiles * g.groups > std::numeric_limits<std::int32_t>::max() / 2) return false;
+  g.column_tiles = FastDiv<std::int32_t>(tiles);
+  g.all_column_tiles = int(tiles * g.groups);
+  // A column that lacks the last tap reads where that would be. Eight neighbouring columns of four (pairs of) channels are in 32 banks, where
+  // neighbours are next to each other.
+  t->w.pitch = next_with_rest(t->w.length + (t->w.pieces == 1 ? g.tap_step : 0), 8, 32);
+  return true;
+}
+
+/// Stages of both operands; false if there is no room for them.
+bool set_stages(int element, bool split, const TransposedTile& tile, const DeviceTraits& traits, TransposedGeometry* t) {
+  ImplicitGeometry& g = t->g;
+  const int channels = tile.words * 4 / element;
+  const std::int64_t halo = std::int64_t{g.chunk_taps - 1} * g.input_step;
+  if (halo > 1024) return false;
+  g.tap_blocks = int(ceil_div(g.taps, g.chunk_taps));
+  g.channel_blocks = int(ceil_div(g.in_channels, channels));
+  if (std::int64_t{g.tap_blocks} * g.channel_blocks > std::numeric_limits<std::int32_t>::max() / 8) return false;
+  g.chunks = g.tap_blocks * g.channel_blocks;
+  g.slots = int(tile.positions + halo) | 1;  // odd, so that planes begin in different banks
+  t->w.slots_before = int((std::int64_t{g.tap_blocks} * g.chunk_taps - g.taps) * g.input_step);  // that taps which do not exist would read
+  const std::int64_t packed_slots = t->w.slots_before + std::int64_t{g.row_tiles} * g.tile_rows + g.halo;
+  if (packed_slots > std::numeric_limits<std::int32_t>::max()) return false;
+  t->w.packed_slots = int(packed_slots);
+  if (t->w.pieces > 1) t->w.tap_offset = channels * t->w.pitch;
+  const std::int64_t weight_bytes = round_up(std::int64_t{t->w.pieces} * channels * t->w.pitch * element, 128);
+  const std::int64_t x_bytes = round_up(std::int64_t{g.slots} * 4 * (split ? 2 : 1) * tile.words, 128);
+  const std::int64_t room = shared_limit(traits.compute_capability) - kBarrierBytes, stage_bytes = weight_bytes + x_bytes;
+  if (room < kLeastStages * stage_bytes) return false;
+  g.x_bytes = int(x_bytes), g.weight_bytes = int(weight_bytes);
+  g.stages = int(std::min<std::int64_t>(kMostStages, room / stage_bytes));
+  // The sums of a tile go through what the stages were.
+  const std::int64_t exchanged = t->w.splits > 1 ? std::int64_t{kWeightRows} * tile.positions * 4 : 0;
+  if (g.stages * stage_bytes < exchanged) return false;
+  g.shared_bytes = int(kBarrierBytes + g.stages * stage_bytes);
+  return true;
+}
+
+/// false if the tiles are too many to be counted, or if so many splits leave a block too little to do.
+bool set_order(const DeviceTraits& traits, TransposedGeometry* t) {
+  ImplicitGeometry& g = t->g;
+  const std::int64_t tiles = std::int64_t{g.row_tiles} * g.all_column_tiles;
+  if (tiles * t->w.splits > std::numeric_limits<std::int32_t>::max() / 2) return false;
+  if (t->w.splits > 1 && (g.chunks < 2 * t->w.splits || tiles * t->w.splits > 4 * std::int64_t{traits.multiprocessors})) return false;
+  g.tiles = int(tiles);
+  g.blocks = int(t->w.splits > 1 ? tiles * t->w.splits : std::min<std::int64_t>(tiles, traits.multiprocessors));
+  // What the blocks at work share should be the larger operand.
+  g.columns_first = g.batch * g.input > std::int64_t{g.out_channels} * g.kernel;
+  g.tile_divisor = FastDiv<std::int32_t>(g.columns_first ? g.all_column_tiles : g.row_tiles);
+  return true;
+}
+
+}  // namespace
+
+bool make_transposed_geometry(const Problem& problem, Precision precision, const TransposedTile& tile, int splits,
+                              const DeviceTraits& traits, TransposedGeometry* geometry) {
+  if (problem.dtype == DType::float64 || problem.layout != Layout::channels_first || !one_axis(problem) || !fits_int32(problem)) return false;
+  const int element = int(size_of(problem.dtype));
+  TransposedGeometry t{};
+  ImplicitGeometry& g = t.g;
+  set_problem(problem, &g);
+  if (g.output > (1 << 29) || g.fill || problem.input_elements() > problem.weight_elements() || !set_samples(element, &g)) return false;
+  t.w.splits = splits;
+  g.teams = 1;
+  g.team_rows = g.owned_rows = g.used_rows = g.tile_rows = tile.positions;
+  g.team_rows_divisor = FastDiv<std::int32_t>(g.team_rows);
+  g.row_tiles = int(ceil_div(g.batch * g.sample_rows.divisor(), g.tile_rows));
+  if (!set_weight_pieces(element, &t)) return false;
+  if (!set_stages(element, problem.dtype == DType::float32 && precision == Precision::tf32x3, tile, traits, &t)) return false;
+  if (!set_order(traits, &t)) return false;
+  *geometry = t;
+  return true;
+}
+
+std::int64_t packed_positions_bytes(Precision precision, const TransposedTile& tile, const TransposedGeometry& t) {
+  const std::int64_t words = std::int64_t{t.g.channel_blocks} * tile.words * (precision == Precision::tf32x3 ? 2 : 1);
+  return words * 4 * t.w.packed_slots;
+}
+
+}  // namespace convt_gemm

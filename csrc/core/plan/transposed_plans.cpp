@@ -1,0 +1,101 @@
+#include "plan/transposed_plans.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "plan/arithmetic.h"
+#include "plan/transposed_table.h"
+
+namespace convt_gemm {
+namespace {
+
+constexpr double kClock = 1.7e9;
+constexpr double kLaunch = 4e-6;             // seconds
+constexpr double kStart = 3000;              // cycles of a tile until its first products, and after its last ones
+constexpr double kProduct = 1.15;            // for each cycle of the tensor cores
+constexpr double kSharedByte = 1.0 / 28;     // cycles for each byte of a stage
+constexpr double kChunk = 300;               // cycles of a chunk besides
+constexpr double kPosition = 12;             // cycles of storing a tile, for each of its positions
+constexpr double kExchanged = 20;            // the same where sums of several blocks are added
+constexpr double kCopyBandwidth = 4.28e12;   // bytes/s
+
+void predict(const Problem& problem, const TransposedInstance& instance, const TransposedGeometry& t, const DeviceTraits& traits, Plan* plan) {
+  const ImplicitGeometry& g = t.g;
+  const double item = double(size_of(problem.dtype));
+  plan->bytes = item * double(problem.input_elements() + problem.output_elements() + problem.weight_elements());
+  plan->flops = 2.0 * double(problem.batch) * double(problem.input_positions()) * double(problem.in_channels) *
+                double(problem.group_out_channels()) * double(problem.taps());
+  const int positions = instance.tile.positions;
+  const bool split = instance.precision == Precision::tf32x3;
+  const double chunks = double(g.chunks) / t.w.splits;
+  const double taps = double(g.taps) / g.tap_blocks;
+  const double products = 2 * taps * (instance.tile.words / 8) * std::max(positions, 32) / 2 * (split ? 3 : 1);
+  const double chunk = std::max(kProduct * products, kSharedByte * (g.x_bytes / (split ? 2 : 1) + g.weight_bytes)) + kChunk;
+  const double tile = kStart + chunks * chunk + (t.w.splits > 1 ? kExchanged : kPosition) * positions;
+  const double waves = double(ceil_div(std::int64_t{g.tiles} * t.w.splits, traits.multiprocessors));
+  const double memory = plan->bytes / kCopyBandwidth;
+  plan->predicted_seconds = kLaunch + std::max(waves * tile / kClock, memory);
+}
+
+bool serves(const TransposedInstance& instance, const Problem& problem, Precision precision) {
+  return instance.dtype == problem.dtype && (problem.dtype != DType::float32 || instance.precision == precision);
+}
+
+bool runs_on(int compute_capability) {
+#ifdef CONVT_GEMM_NO_SM90A
+  return false;  // the build left these kernels out
+#endif
+  return compute_capability == 90;
+}
+
+}  // namespace
+
+void append_transposed_plans(const Problem& problem, const DeviceTraits& traits, const PlanOptions& options, std::vector<Plan>* plans) {
+  if (!runs_on(traits.compute_capability)) return;
+  for (std::size_t row = 0; row < kTransposedInstances; ++row) {
+    const TransposedInstance& instance = transposed_instances()[row];
+    if (!serves(instance, problem, options.precision)) continue;
+    Plan plan;
+    plan.device = Device::cuda;
+    plan.algorithm = Algorithm::implicit_gemm;
+    plan.backend = GemmBackend::native;
+    plan.precision = instance.precision;
+    plan.dtype = problem.dtype;
+    plan.instance = int(kImplicitInstances + row);
+    plan.compute_capability = traits.compute_capability;
+    plan.multiprocessors = traits.multiprocessors;
+    plan.piece = {std::max<std::int64_t>(problem.batch, 1), {problem.axes[0].output(), problem.axes[1].output(), problem.axes[2].output()}};
+    for (const int splits : {1, 2, 4, 8}) {
+      TransposedGeometry geometry;
+      if (!make_transposed_geometry(problem, plan.precision, instance.tile, splits, traits, &geometry)) continue;
+      const std::int64_t packed = packed_positions_bytes(plan.precision, instance.tile, geometry);
+      if (packed > options.workspace_limit) continue;
+      plan.splits = splits;
+      plan.workspace_bytes = std::size_t(packed);
+      predict(problem, instance, geometry, traits, &plan);
+      plans->push_back(plan);
+    }
+  }
+}
+
+Status transposed_geometry_of(const Problem& problem, const Plan& plan, TransposedGeometry* geometry) {
+  constexpr int kAll = int(kImplicitInstances + kTransposedInstances);
+  if (!is_transposed(plan.instance) || plan.instance >= kAll) {
+    return Status::invalid("expected plan.instance to be non-negative and below " + std::to_string(kAll) + ", but got " + std::to_string(plan.instance));
+  }
+  if (plan.device != Device::cuda || plan.dtype != problem.dtype) {
+    return Status::invalid("expected a CUDA plan for " + std::string(name_of(problem.dtype)) + ", but got " + plan.name());
+  }
+  const TransposedInstance& instance = transposed_instance(plan.instance);
+  DeviceTraits traits;
+  traits.device = Device::cuda;
+  traits.compute_capability = plan.compute_capability;
+  traits.multiprocessors = plan.multiprocessors;
+  const bool fits = serves(instance, problem, plan.precision) && runs_on(plan.compute_capability) && plan.multiprocessors > 0 && plan.splits > 0 &&
+                    plan.splits <= 8 && make_transposed_geometry(problem, plan.precision, instance.tile, plan.splits, traits, geometry) &&
+                    packed_positions_bytes(plan.precision, instance.tile, *geometry) <= std::int64_t(plan.workspace_bytes);
+  if (fits) return {};
+  return Status::invalid("expected a plan that was made for " + to_string(problem) + ", but got " + plan.name() + " of another problem");
+}
+
+}  // namespace convt_gemm
