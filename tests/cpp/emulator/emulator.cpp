@@ -34,6 +34,7 @@ constexpr std::uint32_t kAllLanes = 0xffffffffu;
 constexpr int kWarpgroupWarps = 4;
 constexpr std::uint32_t kSharedBase = 1024;  // the shared address of the first byte of dynamic shared memory
 constexpr std::size_t kMaxShared = 227 * 1024;
+constexpr unsigned kMaxCluster = 8;  // what every GPU with clusters allows
 constexpr std::size_t kMaxThreads = 1024;
 constexpr std::uint64_t kBarrierMark = 0x6d62617272000000u;  // a barrier's word in shared memory, plus its index
 constexpr unsigned char kNaN = 0xff;
@@ -50,6 +51,10 @@ std::string place(Source at) { return text(at.file, ":", at.line); }
 
 // --- Threads and what they wait for --------------------------------------------------------------------------------
 
+struct Block;
+struct Fiber;
+struct Warp;
+
 struct Barrier {
   std::uint64_t* word;
   int arrivals;             // of each phase
@@ -57,7 +62,7 @@ struct Barrier {
   std::int64_t bytes = 0;   // that this phase still needs
   std::uint64_t phase = 0;  // the one that has not ended yet
   struct Waiter {
-    int thread;
+    const Fiber* thread;
     std::uint64_t phase;
   };
   std::vector<Waiter> waiters = {};  // also those that have been woken and have not run since
@@ -75,6 +80,7 @@ struct BulkCopy {
   unsigned char* shared;
   const unsigned char* global;
   std::uint32_t bytes;
+  Block* block;
   std::size_t barrier;
   Source at;
 };
@@ -83,16 +89,14 @@ struct BulkStore {
   unsigned char* global;
   const unsigned char* shared;
   std::uint32_t bytes;
-  int thread;
+  const Fiber* thread;
   std::uint64_t group;  // of the thread's
   Source at;
   bool finished = false;
 };
 
-struct Warp;
-
 struct Fiber {
-  int index = 0;
+  int index = 0;  // in its block
   Warp* warp = nullptr;
   Position position = {};
   bool started = false;
@@ -155,10 +159,16 @@ struct Product {
 };
 
 struct Warp {
-  int index = 0;
+  Block* block = nullptr;
+  int index = 0;             // in its block
+  Fiber* threads = nullptr;  // lane by lane
   std::uint32_t alive = 0;
   std::uint32_t runnable = 0;
   std::vector<Meeting> meetings = {};
+
+  std::uint64_t cluster_arrivals = 0;  // at the cluster's barrier
+  std::uint64_t cluster_waits = 0;     // with the one under way
+  Source last_cluster_arrive = {"", 0};
 
   bool fenced = false;               // before its first product
   std::size_t products_started = 0;  // as an index into the warpgroup's
@@ -175,6 +185,30 @@ struct NamedBarrier {
   int arrived = 0;
   std::vector<Warp*> warps = {};
 };
+
+struct Block {
+  unsigned rank;  // in its cluster
+  Extent index;
+  GuardedMemory* shared;
+  std::vector<Fiber> fibers;
+  std::vector<Warp> warps;
+  bool started = false;  // whether any of its threads has
+  std::deque<Barrier> barriers = {};
+  std::array<NamedBarrier, 16> named_barriers = {};
+  std::vector<std::vector<ProductKey>> warpgroup_products = {};
+
+  bool alive() const {
+    return std::any_of(warps.begin(), warps.end(), [](const Warp& warp) { return warp.alive != 0; });
+  }
+};
+
+std::string describe(const Extent& block) {
+  return text("block (", block.x, ", ", block.y, ", ", block.z, ")");
+}
+
+std::string describe(const Fiber& fiber) {
+  return text("thread ", fiber.index, " of ", describe(fiber.position.block_index));
+}
 
 /// Stacks with an inaccessible page below each; kept from launch to launch.
 class Stacks {
@@ -212,18 +246,15 @@ Stacks& stacks() {
 class Launch {
  public:
   Launch(Extent blocks, Extent threads, std::size_t shared_bytes, const Options& options,
-         const std::function<void()>& kernel)
-      : blocks_(blocks),
-        threads_(threads),
-        options_(options),
-        kernel_(kernel),
-        shared_(shared_bytes, 1024),
-        random_(options.seed) {}
+         const std::function<void()>& kernel, unsigned cluster_size)
+      : blocks_(blocks), threads_(threads), options_(options), kernel_(kernel), random_(options.seed) {
+    for (unsigned rank = 0; rank < cluster_size; ++rank) shared_.emplace_back(shared_bytes, 1024);
+  }
 
   void run() {
     for (unsigned z = 0; z < blocks_.z; ++z) {
       for (unsigned y = 0; y < blocks_.y; ++y) {
-        for (unsigned x = 0; x < blocks_.x; ++x) run_block({x, y, z});
+        for (unsigned x = 0; x < blocks_.x; x += unsigned(shared_.size())) run_cluster({x, y, z});
       }
     }
   }
@@ -236,6 +267,7 @@ class Launch {
   unsigned char* inside_shared(const void* shared, std::size_t bytes, std::size_t alignment, const char* what,
                                Source at);
   std::uint32_t shared_address(const void* shared, Source at);
+  unsigned char* remote_shared(const void* shared, unsigned rank, const char* what, Source at);
 
   void copy_async(Copy copy, Source at);
   void copy_async_wait(Fiber& fiber, std::uint64_t pending_groups);
@@ -251,6 +283,8 @@ class Launch {
   void meet(const char* operation, std::array<std::uint64_t, 3> key, std::uint32_t lanes, bool may_exit, void* argument,
             bool (*complete)(Warp&, Meeting&), Source at);
   bool arrive_at_named_barrier(Warp& warp, int id, int threads, Source at);
+  void arrive_at_cluster_barrier(Warp& warp, Source at);
+  bool wait_for_cluster_barrier(Warp& warp, Source at);
   void start_product(Warp& warp, Product product, const std::array<float*, kWarp>& sums);
   void wait_for_products(Warp& warp, std::uint64_t pending_groups);
 
@@ -259,8 +293,9 @@ class Launch {
  private:
   enum Resumed { yielded = 1, faulted = 2 };
 
-  void run_block(Extent index);
-  void check_end_of_block();
+  void run_cluster(Extent first);
+  void start_block(Block& block);
+  void check_end_of_block(const Block& block);
   static void thread_main();
   void exit_thread(Fiber& fiber);
   Resumed resume(Fiber& fiber);
@@ -273,7 +308,8 @@ class Launch {
   void wait_as(const char* operation, Source at, const Barrier* barrier = nullptr, int detail = 0);
 
   void complete_meeting(Warp& warp, std::size_t index);
-  void complete_block_barrier();
+  void complete_block_barrier(Block& block);
+  void complete_cluster_barrier();
   void end_phase_if_complete(Barrier& barrier);
   void finish_copy(const Copy& copy);
   void finish_bulk_copy(std::size_t index);
@@ -281,11 +317,10 @@ class Launch {
   void finish_product(Warp& warp, const Product& product);
   void execute_product(const Warp& warp, const Product& product, float* const (&sums)[kWarp]);
   Rows product_rows(const Warp& warp, const Product& product);
-  std::vector<std::uint32_t> product_columns(const Product& product);
-  std::vector<std::uint32_t> shared_operand(const char* name, std::uint64_t descriptor, int first, int count,
-                                            Source at);
+  std::vector<std::uint32_t> product_columns(const Warp& warp, const Product& product);
+  std::vector<std::uint32_t> shared_operand(const Block& block, const char* name, std::uint64_t descriptor, int first,
+                                            int count, Source at);
 
-  std::string describe(const Fiber& fiber) const;
   std::string describe_waiting(const Fiber& fiber) const;
   [[noreturn]] void fail_deadlocked();
 
@@ -293,64 +328,46 @@ class Launch {
   const Extent threads_;
   const Options options_;
   const std::function<void()>& kernel_;
-  GuardedMemory shared_;
+  std::deque<GuardedMemory> shared_;  // of each block of a cluster
   std::mt19937_64 random_;
 
   jmp_buf scheduler_;
   Fiber* running_ = nullptr;
   const void* fault_address_ = nullptr;
   std::exception_ptr error_;
-  int last_ = 0;  // the thread that ran last
 
-  // Of the block.
-  std::vector<Fiber> fibers_;
-  std::vector<Warp> warps_;
+  // Of the cluster.
+  std::vector<Block> cluster_;
+  std::vector<Warp*> warps_;
   std::vector<unsigned> preference_;  // per warp
-  std::deque<Barrier> barriers_;
+  int last_ = 0;                      // the thread that ran last, as an index into the lanes of all warps
   std::vector<BulkCopy> bulk_copies_;
   std::vector<BulkStore> bulk_stores_;  // those that no wait has covered, finished or not
-  std::array<NamedBarrier, 16> named_barriers_;
-  std::vector<std::vector<ProductKey>> warpgroup_products_;
+  std::uint64_t cluster_barriers_ = 0;  // times that the cluster's barrier has completed
 };
 
 Launch* launched = nullptr;
 
 // --- Scheduling ----------------------------------------------------------------------------------------------------
 
-void Launch::run_block(Extent index) {
-  const std::size_t count = std::size_t(threads_.x) * threads_.y * threads_.z;
-  shared_.fill_with_nan();
-  fibers_ = std::vector<Fiber>(count);
-  warps_ = std::vector<Warp>((count + kWarp - 1) / kWarp);
-  preference_.assign(warps_.size(), 0);
-  for (unsigned& preference : preference_) preference = unsigned(random_());
-  barriers_.clear();
+void Launch::run_cluster(Extent first) {
+  cluster_.clear();
+  cluster_.reserve(shared_.size());
+  warps_.clear();
   bulk_copies_.clear();
   bulk_stores_.clear();
-  named_barriers_ = {};
-  warpgroup_products_.assign((warps_.size() + kWarpgroupWarps - 1) / kWarpgroupWarps, {});
-  for (std::size_t i = 0; i < warps_.size(); ++i) warps_[i].index = int(i);
-  for (std::size_t i = 0; i < count; ++i) {
-    Fiber& fiber = fibers_[i];
-    fiber.index = int(i);
-    fiber.warp = &warps_[i / kWarp];
-    fiber.warp->alive |= fiber.lane_bit();
-    fiber.warp->runnable |= fiber.lane_bit();
-    const auto x = unsigned(i);
-    fiber.position = {{x % threads_.x, x / threads_.x % threads_.y, x / threads_.x / threads_.y},
-                      index, threads_, blocks_, shared_.data()};
-    getcontext(&fiber.start);
-    fiber.start.uc_stack.ss_sp = stacks().get(i);
-    // Stacks that started at the same offset in their pages would share a few sets of the cache.
-    fiber.start.uc_stack.ss_size = Stacks::kBytes - i * 192 % 4096;
-    fiber.start.uc_link = nullptr;
-    makecontext(&fiber.start, &Launch::thread_main, 0);
+  cluster_barriers_ = 0;
+  const std::size_t count = std::size_t(threads_.x) * threads_.y * threads_.z;
+  const std::size_t warps = (count + kWarp - 1) / kWarp;
+  for (unsigned rank = 0; rank < shared_.size(); ++rank) {
+    cluster_.push_back({rank, {first.x + rank, first.y, first.z}, &shared_[rank], std::vector<Fiber>(count),
+                        std::vector<Warp>(warps)});
   }
-  last_ = int(count) - 1;
-  const auto anyone_alive = [&] {
-    return std::any_of(warps_.begin(), warps_.end(), [](const Warp& warp) { return warp.alive != 0; });
-  };
-  while (anyone_alive()) {
+  for (Block& block : cluster_) start_block(block);
+  preference_.assign(warps_.size(), 0);
+  for (unsigned& preference : preference_) preference = unsigned(random_());
+  last_ = int(warps_.size()) * kWarp - 1;
+  while (std::any_of(cluster_.begin(), cluster_.end(), [](const Block& block) { return block.alive(); })) {
     if (options_.completion == Completion::random && !bulk_copies_.empty() && chance(16)) {
       finish_bulk_copy(random_() % bulk_copies_.size());
     }
@@ -363,6 +380,8 @@ void Launch::run_block(Extent index) {
       finish_bulk_copy(random_() % bulk_copies_.size());
       continue;
     }
+    Block& block = *fiber->warp->block;
+    block.started = true;
     running_ = fiber;
     position = &fiber->position;
     const Resumed resumed = resume(*fiber);
@@ -374,26 +393,61 @@ void Launch::run_block(Extent index) {
     }
     if (error_) std::rethrow_exception(error_);
     running_ = nullptr;
-    last_ = fiber->index;
+    // Not only when the cluster's last block ends: by then copies that this one did not wait for may have finished.
+    if (!block.alive()) check_end_of_block(block);
   }
-  check_end_of_block();
 }
 
-void Launch::check_end_of_block() {
+void Launch::start_block(Block& block) {
+  block.shared->fill_with_nan();
+  block.warpgroup_products.resize((block.warps.size() + kWarpgroupWarps - 1) / kWarpgroupWarps);
+  for (std::size_t i = 0; i < block.warps.size(); ++i) {
+    Warp& warp = block.warps[i];
+    warp.block = &block;
+    warp.index = int(i);
+    warp.threads = &block.fibers[i * kWarp];
+    warps_.push_back(&warp);
+  }
+  for (std::size_t i = 0; i < block.fibers.size(); ++i) {
+    Fiber& fiber = block.fibers[i];
+    fiber.index = int(i);
+    fiber.warp = &block.warps[i / kWarp];
+    fiber.warp->alive |= fiber.lane_bit();
+    fiber.warp->runnable |= fiber.lane_bit();
+    const auto x = unsigned(i);
+    fiber.position = {{x % threads_.x, x / threads_.x % threads_.y, x / threads_.x / threads_.y},
+                      block.index,
+                      threads_,
+                      blocks_,
+                      block.rank,
+                      unsigned(cluster_.size()),
+                      block.shared->data()};
+    getcontext(&fiber.start);
+    const std::size_t stack = block.rank * block.fibers.size() + i;
+    fiber.start.uc_stack.ss_sp = stacks().get(stack);
+    // Stacks that started at the same offset in their pages would share a few sets of the cache.
+    fiber.start.uc_stack.ss_size = Stacks::kBytes - stack * 192 % 4096;
+    fiber.start.uc_link = nullptr;
+    makecontext(&fiber.start, &Launch::thread_main, 0);
+  }
+}
+
+void Launch::check_end_of_block(const Block& block) {
   const std::string damage = GuardedMemory::damage();
   if (!damage.empty()) throw Error(damage);
   for (const BulkCopy& copy : bulk_copies_) {
+    if (copy.block != &block) continue;
     throw Error(text(place(copy.at), ": the block ended before this bulk copy did: nothing waits for it"));
   }
-  for (const Barrier& barrier : barriers_) {
+  for (const Barrier& barrier : block.barriers) {
     if (barrier.bytes != 0) {
       throw Error(text("the block ended while the barrier at shared byte ",
-                       reinterpret_cast<unsigned char*>(barrier.word) - shared_.data(), " still needed ", barrier.bytes,
-                       " bytes (negative: more were copied than expected)"));
+                       reinterpret_cast<unsigned char*>(barrier.word) - block.shared->data(), " still needed ",
+                       barrier.bytes, " bytes (negative: more were copied than expected)"));
     }
   }
-  for (const Warp& warp : warps_) {
-    const auto& products = warpgroup_products_[std::size_t(warp.index / kWarpgroupWarps)];
+  for (const Warp& warp : block.warps) {
+    const auto& products = block.warpgroup_products[std::size_t(warp.index / kWarpgroupWarps)];
     if (warp.products_started != products.size()) {
       throw Error(text(place(products[warp.products_started].at), ": warp ", warp.index,
                        " took no part in this warpgroup_multiply"));
@@ -436,13 +490,16 @@ void Launch::exit_thread(Fiber& fiber) {
   copy_async_wait(fiber, 0);
   // Unlike copy_async's, even those that have finished: whether they have is chance.
   for (const BulkStore& store : bulk_stores_) {
-    if (store.thread != fiber.index) continue;
+    if (store.thread != &fiber) continue;
     throw Error(text(place(store.at), ": the thread ended before this bulk_store was read: nothing waits for it (",
                      describe(fiber), ")"));
   }
   Warp& warp = *fiber.warp;
   if (warp.last_product_end > warp.groups_waited_for) {
     fail(warp.last_product, "exits without warpgroup_wait for this product");
+  }
+  if (warp.cluster_arrivals != warp.cluster_waits) {
+    fail(warp.last_cluster_arrive, "exits without cluster_wait after this cluster_arrive");
   }
   warp.alive &= ~fiber.lane_bit();
   warp.runnable &= ~fiber.lane_bit();
@@ -462,15 +519,16 @@ void Launch::exit_thread(Fiber& fiber) {
       ++i;
     }
   }
-  complete_block_barrier();
+  complete_block_barrier(*warp.block);
+  complete_cluster_barrier();
 }
 
 Fiber* Launch::next() {
   const int warps = int(warps_.size());
-  const auto runnable = [&](int warp) { return warps_[std::size_t(warp)].runnable; };
+  const auto runnable = [&](int warp) { return warps_[std::size_t(warp)]->runnable; };
   int warp = -1, first_lane = 0;
   if (options_.order == Order::round_robin) {
-    const int start = (last_ + 1) % int(fibers_.size());
+    const int start = (last_ + 1) % (warps * kWarp);
     if (runnable(start / kWarp) >> (start % kWarp) != 0) {
       warp = start / kWarp;
       first_lane = start % kWarp;
@@ -493,7 +551,9 @@ Fiber* Launch::next() {
   }
   if (warp < 0) return nullptr;
   const std::uint32_t later = runnable(warp) & kAllLanes << first_lane;
-  return &fibers_[std::size_t(warp * kWarp + __builtin_ctz(later != 0 ? later : runnable(warp)))];
+  const int lane = __builtin_ctz(later != 0 ? later : runnable(warp));
+  last_ = warp * kWarp + lane;
+  return warps_[std::size_t(warp)]->threads + lane;
 }
 
 bool Launch::late() {
@@ -514,42 +574,40 @@ void Launch::wait_as(const char* operation, Source at, const Barrier* barrier, i
 
 // --- Messages ------------------------------------------------------------------------------------------------------
 
-std::string Launch::describe(const Fiber& fiber) const {
-  const Extent& block = fiber.position.block_index;
-  return text("thread ", fiber.index, " of block (", block.x, ", ", block.y, ", ", block.z, ")");
-}
-
 void Launch::fail(Source at, const std::string& what) {
   throw Error(text(place(at), ": ", running_ != nullptr ? describe(*running_) : "the emulator", " ", what));
 }
 
 std::string Launch::describe_waiting(const Fiber& fiber) const {
+  const Block& block = *fiber.warp->block;
   std::string what = text("wait in ", fiber.operation);
   if (fiber.barrier != nullptr) {
     const Barrier& barrier = *fiber.barrier;
     what += text(" for parity ", fiber.detail, " of the barrier at shared byte ",
-                 reinterpret_cast<unsigned char*>(barrier.word) - shared_.data(), ", which is in phase ", barrier.phase,
-                 " and needs ", barrier.pending, " arrivals and ", barrier.bytes, " bytes");
+                 reinterpret_cast<unsigned char*>(barrier.word) - block.shared->data(), ", which is in phase ",
+                 barrier.phase, " and needs ", barrier.pending, " arrivals and ", barrier.bytes, " bytes");
   } else if (fiber.detail != 0) {
-    const NamedBarrier& barrier = named_barriers_[std::size_t(fiber.detail)];
+    const NamedBarrier& barrier = block.named_barriers[std::size_t(fiber.detail)];
     what += text(" ", fiber.detail, ", at which whole warps with ", barrier.arrived, " threads are");
   }
   return what + text(", ", place(fiber.at));
 }
 
 void Launch::fail_deadlocked() {
-  const Extent& block = fibers_[0].position.block_index;
-  std::string message = text("no thread of block (", block.x, ", ", block.y, ", ", block.z, ") can go on");
-  for (std::size_t i = 0; i < fibers_.size();) {
-    const auto line = [&](std::size_t thread) {
-      const Fiber& fiber = fibers_[thread];
-      return (fiber.warp->alive & fiber.lane_bit()) != 0 ? describe_waiting(fiber) : std::string("have exited");
-    };
-    const std::string first = line(i);
-    std::size_t end = i + 1;
-    while (end < fibers_.size() && line(end) == first) ++end;
-    message += text("\n  threads ", i, " to ", end - 1, " ", first);
-    i = end;
+  std::string message;
+  for (const Block& block : cluster_) {
+    message += text(block.rank == 0 ? "" : "\n", "no thread of ", describe(block.index), " can go on");
+    for (std::size_t i = 0; i < block.fibers.size();) {
+      const auto line = [&](std::size_t thread) {
+        const Fiber& fiber = block.fibers[thread];
+        return (fiber.warp->alive & fiber.lane_bit()) != 0 ? describe_waiting(fiber) : std::string("have exited");
+      };
+      const std::string first = line(i);
+      std::size_t end = i + 1;
+      while (end < block.fibers.size() && line(end) == first) ++end;
+      message += text("\n  threads ", i, " to ", end - 1, " ", first);
+      i = end;
+    }
   }
   throw Error(message);
 }
@@ -559,18 +617,32 @@ void Launch::fail_deadlocked() {
 unsigned char* Launch::inside_shared(const void* shared, std::size_t bytes, std::size_t alignment, const char* what,
                                      Source at) {
   const auto address = reinterpret_cast<std::uintptr_t>(shared);
-  const auto begin = reinterpret_cast<std::uintptr_t>(shared_.data());
-  if (address < begin || address + bytes > begin + shared_.bytes()) {
-    fail(at, text(what, " of ", bytes, " bytes is not inside the block's ", shared_.bytes(),
+  const GuardedMemory& own = *running_->warp->block->shared;
+  const auto begin = reinterpret_cast<std::uintptr_t>(own.data());
+  if (address < begin || address + bytes > begin + own.bytes()) {
+    fail(at, text(what, " of ", bytes, " bytes is not inside the block's ", own.bytes(),
                   " bytes of shared memory but at byte ", std::int64_t(address - begin)));
   }
   if (address % alignment != 0) fail(at, text(what, " at shared byte ", address - begin, " is misaligned"));
-  return shared_.data() + (address - begin);
+  return own.data() + (address - begin);
 }
 
 std::uint32_t Launch::shared_address(const void* shared, Source at) {
   // One past the end is an address that code may form.
-  return std::uint32_t(inside_shared(shared, 0, 1, "address", at) - shared_.data()) + kSharedBase;
+  return std::uint32_t(inside_shared(shared, 0, 1, "address", at) - running_->position.shared) + kSharedBase;
+}
+
+/// The 16 bytes in the shared memory of the cluster's block `rank` that lie where `shared` is in the running thread's.
+unsigned char* Launch::remote_shared(const void* shared, unsigned rank, const char* what, Source at) {
+  if (rank >= cluster_.size()) {
+    fail(at, text("uses ", what, " on block ", rank, " of a cluster of ", cluster_.size()));
+  }
+  const Block& block = cluster_[rank];
+  const std::ptrdiff_t offset = inside_shared(shared, 16, 16, what, at) - running_->position.shared;
+  // On the GPU its shared memory may be another's before it starts and after it has ended.
+  if (!block.started) fail(at, text("uses ", what, " on ", describe(block.index), ", which has not started"));
+  if (!block.alive()) fail(at, text("uses ", what, " on ", describe(block.index), ", whose threads have all exited"));
+  return block.shared->data() + offset;
 }
 
 /// Faults now, in the thread and at the operation to blame, if the memory cannot be read.
@@ -616,21 +688,23 @@ void Launch::copy_async_wait(Fiber& fiber, std::uint64_t pending_groups) {
 void Launch::barrier_init(std::uint64_t* word, int arrivals, Source at) {
   inside_shared(word, sizeof *word, sizeof *word, "barrier", at);
   if (arrivals < 1 || arrivals >= 1 << 20) fail(at, text("makes a barrier of ", arrivals, " arrivals"));
-  for (const Barrier& barrier : barriers_) {
+  std::deque<Barrier>& barriers = running_->warp->block->barriers;
+  for (const Barrier& barrier : barriers) {
     if (barrier.word == word) fail(at, "initialises a barrier for the second time");
   }
-  *word = kBarrierMark + barriers_.size();
-  barriers_.push_back({word, arrivals, arrivals});
+  *word = kBarrierMark + barriers.size();
+  barriers.push_back({word, arrivals, arrivals});
   pass();
 }
 
 Barrier& Launch::barrier_at(std::uint64_t* word, Source at) {
   inside_shared(word, sizeof *word, sizeof *word, "barrier", at);
+  std::deque<Barrier>& barriers = running_->warp->block->barriers;
   const std::uint64_t index = *word - kBarrierMark;
-  if (index >= barriers_.size() || barriers_[index].word != word) {
+  if (index >= barriers.size() || barriers[index].word != word) {
     fail(at, "uses a barrier that has not been initialised, or has been overwritten");
   }
-  return barriers_[index];
+  return barriers[index];
 }
 
 void Launch::barrier_arrive(Barrier& barrier, std::uint32_t expected_bytes, Source at) {
@@ -649,9 +723,9 @@ void Launch::barrier_arrive(Barrier& barrier, std::uint32_t expected_bytes, Sour
 void Launch::end_phase_if_complete(Barrier& barrier) {
   if (barrier.pending != 0 || barrier.bytes != 0) return;
   for (const Barrier::Waiter& waiter : barrier.waiters) {
-    Fiber& fiber = fibers_[std::size_t(waiter.thread)];
+    const Fiber& fiber = *waiter.thread;
     if (waiter.phase < barrier.phase) {
-      fail(fiber.at, text("ends phase ", barrier.phase, " of the barrier for which thread ", waiter.thread,
+      fail(fiber.at, text("ends phase ", barrier.phase, " of the barrier for which thread ", fiber.index,
                           " may still be waiting here for phase ", waiter.phase, ", and would wait on"));
     }
     wake(*fiber.warp, fiber.lane_bit());
@@ -663,10 +737,10 @@ void Launch::end_phase_if_complete(Barrier& barrier) {
 void Launch::barrier_wait(Barrier& barrier, int parity, Source at) {
   if (parity != 0 && parity != 1) fail(at, text("waits for parity ", parity));
   if (int(barrier.phase % 2) != parity) return pass();
-  barrier.waiters.push_back({running_->index, barrier.phase});
+  const Fiber* const thread = running_;
+  barrier.waiters.push_back({thread, barrier.phase});
   wait_as("barrier_wait", at, &barrier, parity);
   yield();
-  const int thread = running_->index;
   const auto own = [&](const Barrier::Waiter& waiter) { return waiter.thread == thread; };
   barrier.waiters.erase(std::find_if(barrier.waiters.begin(), barrier.waiters.end(), own));
 }
@@ -681,7 +755,8 @@ void Launch::bulk_copy(void* shared, const void* global, std::uint32_t bytes, st
   running_->at = at;
   touch(source, bytes);
   const std::size_t index = *barrier.word - kBarrierMark;
-  bulk_copies_.push_back({inside_shared(shared, bytes, 16, "bulk_copy", at), source, bytes, index, at});
+  unsigned char* const destination = inside_shared(shared, bytes, 16, "bulk_copy", at);
+  bulk_copies_.push_back({destination, source, bytes, running_->warp->block, index, at});
   if (late()) {
     std::memset(shared, kNaN, bytes);
   } else {
@@ -694,7 +769,7 @@ void Launch::finish_bulk_copy(std::size_t index) {
   const BulkCopy copy = bulk_copies_[index];
   bulk_copies_.erase(bulk_copies_.begin() + std::ptrdiff_t(index));
   std::memcpy(copy.shared, copy.global, copy.bytes);
-  Barrier& barrier = barriers_[copy.barrier];
+  Barrier& barrier = copy.block->barriers[copy.barrier];
   if (*barrier.word != kBarrierMark + copy.barrier) fail(copy.at, "finds the barrier of this bulk_copy overwritten");
   barrier.bytes -= copy.bytes;
   if (std::abs(barrier.bytes) >= 1 << 20) fail(copy.at, "makes a barrier count 2^20 bytes or more");
@@ -713,7 +788,7 @@ void Launch::bulk_store(void* global, const void* shared, std::uint32_t bytes, S
   running_->at = at;
   // Also faults now, in the thread and at the operation to blame, if the memory cannot be written.
   std::memset(destination, kNaN, bytes);
-  bulk_stores_.push_back({destination, source, bytes, running_->index, running_->bulk_store_group, at});
+  bulk_stores_.push_back({destination, source, bytes, running_, running_->bulk_store_group, at});
   if (!late()) finish_bulk_store(bulk_stores_.back());
   pass();
 }
@@ -726,7 +801,7 @@ void Launch::finish_bulk_store(BulkStore& store) {
 
 void Launch::bulk_store_wait(Fiber& fiber, std::uint64_t pending_groups) {
   const std::uint64_t end = fiber.bulk_store_group < pending_groups ? 0 : fiber.bulk_store_group - pending_groups;
-  const auto covered = [&](const BulkStore& store) { return store.thread == fiber.index && store.group < end; };
+  const auto covered = [&](const BulkStore& store) { return store.thread == &fiber && store.group < end; };
   for (BulkStore& store : bulk_stores_) {
     if (covered(store)) finish_bulk_store(store);
   }
@@ -770,7 +845,7 @@ void Launch::complete_meeting(Warp& warp, std::size_t index) {
 }
 
 bool Launch::arrive_at_named_barrier(Warp& warp, int id, int threads, Source at) {
-  NamedBarrier& barrier = named_barriers_[std::size_t(id)];
+  NamedBarrier& barrier = warp.block->named_barriers[std::size_t(id)];
   if (barrier.arrived != 0 && barrier.threads != threads) {
     fail(at, text("comes to named_barrier ", id, " of ", threads, " threads, where others wait for ", barrier.threads));
   }
@@ -778,7 +853,7 @@ bool Launch::arrive_at_named_barrier(Warp& warp, int id, int threads, Source at)
   barrier.arrived += kWarp;
   barrier.warps.push_back(&warp);
   if (id == 0) {
-    complete_block_barrier();
+    complete_block_barrier(*warp.block);
   } else if (barrier.arrived == threads) {
     for (Warp* waiting : barrier.warps) wake(*waiting, waiting->alive);
     barrier = {};
@@ -787,20 +862,50 @@ bool Launch::arrive_at_named_barrier(Warp& warp, int id, int threads, Source at)
 }
 
 /// __syncthreads is over when every warp that has not exited is there.
-void Launch::complete_block_barrier() {
-  NamedBarrier& barrier = named_barriers_[0];
-  const auto alive = std::count_if(warps_.begin(), warps_.end(), [](const Warp& warp) { return warp.alive != 0; });
+void Launch::complete_block_barrier(Block& block) {
+  NamedBarrier& barrier = block.named_barriers[0];
+  const auto alive =
+      std::count_if(block.warps.begin(), block.warps.end(), [](const Warp& warp) { return warp.alive != 0; });
   if (barrier.warps.empty() || std::ptrdiff_t(barrier.warps.size()) != alive) return;
   for (Warp* waiting : barrier.warps) wake(*waiting, waiting->alive);
   barrier = {};
+}
+
+void Launch::arrive_at_cluster_barrier(Warp& warp, Source at) {
+  if (warp.cluster_arrivals != warp.cluster_waits) fail(at, "uses cluster_arrive twice without cluster_wait");
+  ++warp.cluster_arrivals;
+  warp.last_cluster_arrive = at;
+  complete_cluster_barrier();
+}
+
+/// Whether the warp can go on.
+bool Launch::wait_for_cluster_barrier(Warp& warp, Source at) {
+  if (warp.cluster_arrivals == warp.cluster_waits) fail(at, "uses cluster_wait without cluster_arrive before");
+  ++warp.cluster_waits;
+  return warp.cluster_waits <= cluster_barriers_;
+}
+
+/// The cluster's barrier is over when every warp that has not exited has arrived; not all of them may wait yet.
+void Launch::complete_cluster_barrier() {
+  bool any = false;
+  for (const Warp* warp : warps_) {
+    if (warp->alive == 0) continue;
+    if (warp->cluster_arrivals == cluster_barriers_) return;
+    any = true;
+  }
+  if (!any) return;
+  ++cluster_barriers_;
+  for (Warp* warp : warps_) {
+    if (warp->cluster_waits == cluster_barriers_) wake(*warp, warp->alive);
+  }
 }
 
 // --- Warpgroup products --------------------------------------------------------------------------------------------
 
 /// `count` vectors of an operand, rows of a or columns of b, from `first` on (multiples of 8): their words, in
 /// [depth][vector], as they are in shared memory now.
-std::vector<std::uint32_t> Launch::shared_operand(const char* name, std::uint64_t descriptor, int first, int count,
-                                                  Source at) {
+std::vector<std::uint32_t> Launch::shared_operand(const Block& block, const char* name, std::uint64_t descriptor,
+                                                  int first, int count, Source at) {
   const auto field = [&](int bit) { return std::uint32_t(descriptor >> bit & 0x3fffu) << 4; };
   const std::uint32_t start = field(0), depth_stride = field(16), vector_stride = field(32);
   std::vector<std::uint32_t> words(std::size_t(kWordsDeep * count));
@@ -808,14 +913,14 @@ std::vector<std::uint32_t> Launch::shared_operand(const char* name, std::uint64_
     for (int depth = 0; depth < kWordsDeep; depth += 4) {
       const std::uint32_t core = start + std::uint32_t((first + vector) / 8) * vector_stride +
                                  std::uint32_t(depth / 4) * depth_stride;
-      if (core < kSharedBase || core - kSharedBase + 128 > shared_.bytes()) {
+      if (core < kSharedBase || core - kSharedBase + 128 > block.shared->bytes()) {
         fail(at, text("has operand ", name, " of warpgroup_multiply outside shared memory, at byte ",
                       std::int64_t(core) - kSharedBase));
       }
       for (int n = 0; n < 8; ++n) {
         for (int k = 0; k < 4; ++k) {
           std::memcpy(&words[std::size_t((depth + k) * count + vector + n)],
-                      shared_.data() + (core - kSharedBase) + n * 16 + k * 4, 4);
+                      block.shared->data() + (core - kSharedBase) + n * 16 + k * 4, 4);
         }
       }
     }
@@ -827,7 +932,8 @@ std::vector<std::uint32_t> Launch::shared_operand(const char* name, std::uint64_
 Rows Launch::product_rows(const Warp& warp, const Product& product) {
   if (!product.key.a) return product.a;
   const int first = warp.index % kWarpgroupWarps * kRows;
-  const std::vector<std::uint32_t> words = shared_operand("a", *product.key.a, first, kRows, product.key.at);
+  const std::vector<std::uint32_t> words =
+      shared_operand(*warp.block, "a", *product.key.a, first, kRows, product.key.at);
   Rows rows;
   for (int lane = 0; lane < kWarp; ++lane) {
     for (int i = 0; i < 4; ++i) {
@@ -837,26 +943,26 @@ Rows Launch::product_rows(const Warp& warp, const Product& product) {
   return rows;
 }
 
-std::vector<std::uint32_t> Launch::product_columns(const Product& product) {
-  return shared_operand("b", product.key.b, 0, product.key.columns, product.key.at);
+std::vector<std::uint32_t> Launch::product_columns(const Warp& warp, const Product& product) {
+  return shared_operand(*warp.block, "b", product.key.b, 0, product.key.columns, product.key.at);
 }
 
 void Launch::execute_product(const Warp& warp, const Product& product, float* const (&sums)[kWarp]) {
   const ProductKey& key = product.key;
   const Rows rows = product_rows(warp, product);
-  multiply(key.words, key.columns, rows.of_lane, product_columns(product).data(), key.accumulate, sums);
+  multiply(key.words, key.columns, rows.of_lane, product_columns(warp, product).data(), key.accumulate, sums);
 }
 
 void Launch::start_product(Warp& warp, Product product, const std::array<float*, kWarp>& sums) {
   const ProductKey key = product.key;
   const std::size_t warpgroup = std::size_t(warp.index / kWarpgroupWarps);
-  if ((warpgroup + 1) * kWarpgroupWarps > warps_.size()) fail(key.at, "is in no complete warpgroup");
+  if ((warpgroup + 1) * kWarpgroupWarps > warp.block->warps.size()) fail(key.at, "is in no complete warpgroup");
   if (!warp.fenced) fail(key.at, "starts a product before its first warpgroup_fence");
   constexpr std::uint64_t kUsedBits = 0x3fffu | 0x3fffull << 16 | 0x3fffull << 32;
   if (((key.a.value_or(0) | key.b) & ~kUsedBits) != 0) {
     fail(key.at, "uses a descriptor with bits that are not emulated");
   }
-  std::vector<ProductKey>& keys = warpgroup_products_[warpgroup];
+  std::vector<ProductKey>& keys = warp.block->warpgroup_products[warpgroup];
   if (warp.products_started == keys.size()) {
     keys.push_back(key);
   } else {
@@ -897,7 +1003,7 @@ void Launch::start_product(Warp& warp, Product product, const std::array<float*,
     if ((*found)->count != count) fail(key.at, "starts a product of another shape on sums that are under way");
     product.sums = *found;
   }
-  product_rows(warp, product), product_columns(product);  // check their addresses
+  product_rows(warp, product), product_columns(warp, product);  // check their addresses
   ++product.sums->products;
   warp.products.push_back(std::move(product));
 }
@@ -1000,7 +1106,7 @@ std::vector<Options> many_options(int seeds) {
 }
 
 void launch(Extent blocks, Extent threads, std::size_t shared_bytes, const Options& options,
-            const std::function<void()>& kernel) {
+            const std::function<void()>& kernel, unsigned cluster_size) {
   if (launched != nullptr) throw Error("a launch from within a launch");
   const std::size_t count = std::size_t(threads.x) * threads.y * threads.z;
   if (count == 0 || count > kMaxThreads) throw Error(text("a block of ", count, " threads"));
@@ -1008,7 +1114,10 @@ void launch(Extent blocks, Extent threads, std::size_t shared_bytes, const Optio
   if (blocks.y > 65535 || blocks.z > 65535 || blocks.x == 0 || blocks.y == 0 || blocks.z == 0) {
     throw Error(text("a grid of (", blocks.x, ", ", blocks.y, ", ", blocks.z, ") blocks"));
   }
-  Launch launch(blocks, threads, shared_bytes, options, kernel);
+  if (cluster_size == 0 || cluster_size > kMaxCluster || blocks.x % cluster_size != 0) {
+    throw Error(text("clusters of ", cluster_size, " blocks in a grid that is ", blocks.x, " wide"));
+  }
+  Launch launch(blocks, threads, shared_bytes, options, kernel, cluster_size);
   const FaultHandler handler;
   const Launched current(launch);
   launch.run();
@@ -1072,6 +1181,29 @@ void named_barrier(int id, int threads, Source at) {
     return launched->arrive_at_named_barrier(warp, int(meeting.key[0]), int(meeting.key[1]), meeting.at);
   };
   launched->meet(kNamedBarrier, {std::uint64_t(id), std::uint64_t(threads)}, kAllLanes, true, nullptr, arrive, at);
+}
+
+void cluster_arrive(Source at) {
+  const auto arrive = [](Warp& warp, Meeting& meeting) {
+    launched->arrive_at_cluster_barrier(warp, meeting.at);
+    return true;
+  };
+  launched->meet("cluster_arrive", {0, 0}, kAllLanes, true, nullptr, arrive, at);
+}
+
+void cluster_wait(Source at) {
+  const auto wait = [](Warp& warp, Meeting& meeting) { return launched->wait_for_cluster_barrier(warp, meeting.at); };
+  launched->meet("cluster_wait", {0, 0}, kAllLanes, true, nullptr, wait, at);
+}
+
+void load_remote(void* value, const void* shared, unsigned rank, Source at) {
+  std::memcpy(value, launched->remote_shared(shared, rank, "load_remote", at), 16);
+  launched->pass();
+}
+
+void store_remote(void* shared, unsigned rank, const void* value, Source at) {
+  std::memcpy(launched->remote_shared(shared, rank, "store_remote", at), value, 16);
+  launched->pass();
 }
 
 void synchronize_warp(std::uint32_t mask, Source at) {

@@ -5,17 +5,20 @@
 //
 //   emulator::launch({blocks}, {threads}, shared_bytes, options, [&] { kernel<64, 2>(arguments); });
 //
-// Each thread of a block is a fiber that runs until it waits for others; blocks run one after another. What a kernel
-// may not do is an Error that says which thread did it, and where: threads that wait for ever (with a list of all
-// of them), misaligned copies, addresses outside shared or guarded global memory, barriers with too many arrivals or
-// with bytes left over, lanes of a warp that disagree, a barrier that goes through two phases before a thread that
-// waits for the first has noticed, and so on. Races show as NaN or as results that depend on the options: shared memory
-// is NaN at first, and so is the destination of whatever is still under way.
+// with the blocks per cluster as one more argument if there are clusters.
+//
+// Each thread is a fiber that runs until it waits for others. The blocks of a cluster run together, and clusters one
+// after another. What a kernel may not do is an Error that says which thread did it, and where: threads that wait for
+// ever (with a list of all of them), misaligned copies, addresses outside shared or guarded global memory, barriers
+// with too many arrivals or with bytes left over, lanes of a warp that disagree, a barrier that goes through two phases
+// before a thread that waits for the first has noticed, access to the shared memory of a block that has not started or
+// has ended, and so on. Races show as NaN or as results that depend on the options: shared memory is NaN at first, and
+// so is the destination of whatever is still under way.
 //
 // What is not found: a missing fence_async_proxy; a register operand of warpgroup_multiply that is changed too
 // early; what depends on the memory model (here an ordinary load or store is over, and seen by every thread, before
 // the next statement; on the GPU a load may still be under way when the stage it reads from is handed back); an
-// ordinary load or store of a vector that is misaligned (-fsanitize=alignment finds it); races between blocks; a
+// ordinary load or store of a vector that is misaligned (-fsanitize=alignment finds it); races between clusters; a
 // thread that waits by polling memory (it hangs). -fsanitize=address does not understand the fibers;
 // -fsanitize=undefined does. Tensor-core sums are rounded to nearest, once per instruction; the hardware truncates,
 // so tests compare bits only where sums are exact.
@@ -66,8 +69,9 @@ struct Extent {
   unsigned z = 1;
 };
 
-/// Calls the kernel in every thread of every block. Throws Error, or what the kernel throws. One at a time per process.
+/// Calls the kernel in every thread of every block. Every `cluster_size` blocks side by side in x are a cluster. Throws
+/// Error, or what the kernel throws. One at a time per process.
 void launch(Extent blocks, Extent threads, std::size_t shared_bytes, const Options& options,
-            const std::function<void()>& kernel);
+            const std::function<void()>& kernel, unsigned cluster_size = 1);
 
 }  // namespace convt_gemm::emulator

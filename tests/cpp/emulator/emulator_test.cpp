@@ -27,11 +27,12 @@ using emulator::Order;
 const Options kEarly = {Order::round_robin, Completion::early, 0};
 const Options kLate = {Order::round_robin, Completion::late, 0};
 
-/// What launch() complains about, or "" if it does not.
+/// What launch() of one cluster, or block, complains about, or "" if it does not.
 template <class Kernel>
-std::string complaint(unsigned threads, std::size_t shared_bytes, const Options& options, Kernel kernel) {
+std::string complaint(unsigned threads, std::size_t shared_bytes, const Options& options, Kernel kernel,
+                      unsigned cluster_size = 1) {
   try {
-    launch({1}, {threads}, shared_bytes, options, kernel);
+    launch({cluster_size}, {threads}, shared_bytes, options, kernel, cluster_size);
   } catch (const emulator::Error& error) {
     return error.what();
   }
@@ -246,6 +247,362 @@ TEST(Emulator, FillsSharedMemoryWithNaNForEachBlock) {
     EXPECT_TRUE(std::isnan(value));
     value = 1;
   });
+}
+
+// --- Clusters ------------------------------------------------------------------------------------------------------
+
+TEST(Emulator, GivesEachBlockItsPlaceInTheCluster) {
+  under_many_options([](const Options& options) {
+    for (unsigned size : {1u, 2u, 3u, 6u}) {
+      int threads = 0;
+      const auto check = [&] {
+        EXPECT_EQ(gpu::cluster_rank(), blockIdx.x % size);
+        EXPECT_EQ(gpu::cluster_size(), size);
+        ++threads;
+      };
+      launch({6, 3, 2}, {40}, 0, options, check, size);
+      EXPECT_EQ(threads, 6 * 3 * 2 * 40);
+    }
+  });
+}
+
+TEST(Emulator, ChecksTheSizeOfClusters) {
+  for (const auto& [blocks, size] : {std::pair(3u, 2u), std::pair(4u, 0u), std::pair(16u, 16u)}) {
+    EXPECT_THROW(launch({blocks}, {32}, 0, kEarly, [] {}, size), emulator::Error);
+  }
+}
+
+TEST(Emulator, FillsSharedMemoryWithNaNForEachBlockOfACluster) {
+  const auto kernel = [] {
+    float& value = shared_at<float>(0)[threadIdx.x];
+    EXPECT_TRUE(std::isnan(value));
+    value = 1;
+    gpu::cluster_barrier();
+    EXPECT_EQ(value, 1.0f);
+  };
+  under_many_options([&](const Options& options) { launch({8}, {32}, 128, options, kernel, 4); });
+}
+
+TEST(Emulator, AnyBlockOfAClusterMayBeFirst) {
+  for (Order order : {Order::random, Order::starve}) {
+    std::vector<int> first(4);
+    for (std::uint64_t seed = 1; seed <= 64; ++seed) {
+      bool any = false;
+      const auto kernel = [&] {
+        if (!any) ++first[blockIdx.x];
+        any = true;
+      };
+      launch({4}, {64}, 0, {order, Completion::early, seed}, kernel, 4);
+    }
+    for (int times : first) EXPECT_GT(times, 0);
+  }
+}
+
+/// Adds the floats of 16 bytes.
+void add(float (&sum)[4], uint4 words) {
+  const unsigned each[4] = {words.x, words.y, words.z, words.w};
+  for (int i = 0; i < 4; ++i) sum[i] += __uint_as_float(each[i]);
+}
+
+uint4 as_words(const float (&values)[4]) {
+  return make_uint4(__float_as_uint(values[0]), __float_as_uint(values[1]), __float_as_uint(values[2]),
+                    __float_as_uint(values[3]));
+}
+
+constexpr unsigned kSumThreads = 64, kSumFloats = 4 * kSumThreads;
+
+/// What a block of the grid adds to float i in a turn.
+float addend(unsigned block, unsigned i, unsigned turn) { return float((block + 1) * (i + 5) + 1000 * turn); }
+
+/// Whether each cluster's sums, in sums[turn][cluster][i], are those of its blocks' addends.
+bool are_sums(const GlobalArray<float>& sums, unsigned turns, unsigned clusters, unsigned size) {
+  for (unsigned at = 0; at < turns * clusters * kSumFloats; ++at) {
+    const unsigned i = at % kSumFloats, cluster = at / kSumFloats % clusters, turn = at / kSumFloats / clusters;
+    float sum = 0;
+    for (unsigned rank = 0; rank < size; ++rank) sum += addend(cluster * size + rank, i, turn);
+    if (sums[at] != sum) return false;
+  }
+  return true;
+}
+
+/// Barriers of the kernels below, which are wrong without one.
+struct ClusterBarriers {
+  bool start = true;    // before the first store to another block
+  bool written = true;  // between writing and reading, each turn
+  bool read = true;     // between reading and writing, or ending, each turn
+};
+
+/// Two clusters sum vectors over their blocks, twice: each block leaves its own in shared memory, and reads from all
+/// blocks those that it is to sum. Whether the sums are right.
+bool sums_by_loads(unsigned size, const Options& options, const ClusterBarriers& barriers) {
+  constexpr unsigned kTurns = 2, kClusters = 2;
+  GlobalArray<float> sums(kTurns * kClusters * kSumFloats);
+  const auto kernel = [&] {
+    const unsigned thread = threadIdx.x, cluster = blockIdx.x / size;
+    for (unsigned turn = 0; turn < kTurns; ++turn) {
+      float* const own = shared_at<float>(0) + 4 * thread;
+      for (unsigned i = 0; i < 4; ++i) own[i] = addend(blockIdx.x, 4 * thread + i, turn);
+      if (barriers.written) gpu::cluster_barrier();
+      float sum[4] = {};
+      if (thread % size == gpu::cluster_rank()) {
+        for (unsigned rank = 0; rank < size; ++rank) add(sum, gpu::load_remote(own, rank));
+      }
+      if (barriers.read) gpu::cluster_arrive();
+      if (thread % size == gpu::cluster_rank()) {
+        std::copy(sum, sum + 4, &sums[(turn * kClusters + cluster) * kSumFloats + 4 * thread]);
+      }
+      if (barriers.read) gpu::cluster_wait();
+    }
+  };
+  launch({kClusters * size}, {kSumThreads}, kSumFloats * 4, options, kernel, size);
+  return are_sums(sums, kTurns, kClusters, size);
+}
+
+/// The same, but each block writes its vectors to the shared memory of the block that sums them, rank by rank.
+bool sums_by_stores(unsigned size, const Options& options, const ClusterBarriers& barriers) {
+  constexpr unsigned kTurns = 2, kClusters = 2;
+  GlobalArray<float> sums(kTurns * kClusters * kSumFloats);
+  const auto kernel = [&] {
+    const unsigned thread = threadIdx.x, cluster = blockIdx.x / size;
+    float* const vectors = shared_at<float>(0) + 4 * thread;
+    if (barriers.start) gpu::cluster_barrier();
+    for (unsigned turn = 0; turn < kTurns; ++turn) {
+      float values[4];
+      for (unsigned i = 0; i < 4; ++i) values[i] = addend(blockIdx.x, 4 * thread + i, turn);
+      gpu::store_remote(vectors + gpu::cluster_rank() * kSumFloats, thread % size, as_words(values));
+      if (barriers.written) gpu::cluster_barrier();
+      if (thread % size == gpu::cluster_rank()) {
+        for (unsigned i = 0; i < 4; ++i) {
+          float& sum = sums[(turn * kClusters + cluster) * kSumFloats + 4 * thread + i];
+          sum = 0;
+          for (unsigned rank = 0; rank < size; ++rank) sum += vectors[rank * kSumFloats + i];
+        }
+      }
+      if (barriers.read) gpu::cluster_barrier();
+    }
+  };
+  launch({kClusters * size}, {kSumThreads}, size * kSumFloats * 4, options, kernel, size);
+  return are_sums(sums, kTurns, kClusters, size);
+}
+
+TEST(Emulator, SumsOverACluster) {
+  under_many_options([](const Options& options) {
+    for (unsigned size : {1u, 2u, 4u}) {
+      EXPECT_TRUE(sums_by_loads(size, options, {}));
+      EXPECT_TRUE(sums_by_stores(size, options, {}));
+    }
+  });
+}
+
+/// Under how many of the options the sums are wrong, or an Error.
+template <class Sums>
+int times_wrong(Sums sums, unsigned size, const ClusterBarriers& barriers) {
+  int times = 0;
+  for (const Options& options : emulator::many_options(8)) {
+    try {
+      times += !sums(size, options, barriers);
+    } catch (const emulator::Error&) {
+      ++times;
+    }
+  }
+  return times;
+}
+
+TEST(Emulator, AMissingClusterBarrierShows) {
+  for (unsigned size : {2u, 4u}) {
+    EXPECT_GT(times_wrong(sums_by_loads, size, {true, false, true}), 0);
+    EXPECT_GT(times_wrong(sums_by_loads, size, {true, true, false}), 0);
+    EXPECT_GT(times_wrong(sums_by_stores, size, {false, true, true}), 0);
+    EXPECT_GT(times_wrong(sums_by_stores, size, {true, false, true}), 0);
+    EXPECT_GT(times_wrong(sums_by_stores, size, {true, true, false}), 0);
+  }
+}
+
+TEST(Emulator, BlocksOfAClusterHaveTheirOwnBarriers) {
+  under_many_options([](const Options& options) {
+    constexpr unsigned kBlocks = 3, kFloats = 64;
+    GlobalArray<float> from(kBlocks * kFloats), to(kBlocks * kFloats);
+    std::iota(from.begin(), from.end(), 1.0f);
+    const auto kernel = [&] {
+      auto* const barrier = shared_at<std::uint64_t>(0);
+      float* const values = shared_at<float>(16);
+      // Each block has as many phases of each barrier as its rank says.
+      const int phases = 1 + int(gpu::cluster_rank());
+      if (threadIdx.x == 0) {
+        gpu::barrier_init(barrier, 1);
+        gpu::barrier_init_fence();
+      }
+      __syncthreads();
+      for (int phase = 0; phase < phases; ++phase) {
+        if (threadIdx.x == 0) {
+          gpu::barrier_arrive_expect(barrier, kFloats * 4);
+          gpu::bulk_copy(values, from.data() + (blockIdx.x + unsigned(phases - 1 - phase)) % kBlocks * kFloats,
+                         kFloats * 4, barrier);
+        }
+        gpu::barrier_wait(barrier, phase % 2);
+        gpu::named_barrier(1, 64);
+        __syncthreads();
+      }
+      gpu::cluster_barrier();
+      const unsigned other = (gpu::cluster_rank() + 1) % kBlocks;
+      float sum[4] = {};
+      if (threadIdx.x % 4 == 0) add(sum, gpu::load_remote(values + threadIdx.x, other));
+      if (threadIdx.x % 4 == 0) std::copy(sum, sum + 4, &to[other * kFloats + threadIdx.x]);
+      gpu::cluster_barrier();
+    };
+    launch({kBlocks}, {kFloats}, 16 + kFloats * 4, options, kernel, kBlocks);
+    EXPECT_TRUE(std::equal(to.begin(), to.end(), from.begin()));
+  });
+}
+
+TEST(Emulator, AClusterBarrierDoesNotWaitForCopies) {
+  GlobalArray<float> from(4);
+  std::fill(from.begin(), from.end(), 1.0f);
+  const auto seen = [&](const Options& options, bool wait) {
+    float sum[4] = {};
+    const auto kernel = [&] {
+      if (blockIdx.x == 1) gpu::copy_async<16>(gpu::dynamic_shared(), from.data(), 16);
+      gpu::copy_async_commit();
+      if (wait) gpu::copy_async_wait<0>();
+      gpu::cluster_barrier();
+      if (blockIdx.x == 0) add(sum, gpu::load_remote(gpu::dynamic_shared(), 1));
+      gpu::cluster_barrier();
+    };
+    launch({2}, {1}, 16, options, kernel, 2);
+    return sum[0];
+  };
+  EXPECT_EQ(seen(kEarly, false), 1.0f);
+  EXPECT_EQ(seen(kLate, true), 1.0f);
+  EXPECT_TRUE(std::isnan(seen(kLate, false)));
+}
+
+TEST(Emulator, ExitedThreadsAreNotWaitedForByTheCluster) {
+  under_many_options([](const Options& options) {
+    int last = 0;
+    const auto kernel = [&] {
+      if (blockIdx.x == 1 || threadIdx.x >= 40) return;
+      gpu::cluster_barrier();
+      gpu::cluster_barrier();
+      last = 1;
+    };
+    launch({3}, {128}, 0, options, kernel, 3);
+    EXPECT_EQ(last, 1);
+  });
+}
+
+TEST(Emulator, FindsBlocksOfAClusterThatWaitForEver) {
+  under_many_options([](const Options& options) {
+    const auto kernel = [] {
+      if (blockIdx.x == 2) return;
+      if (blockIdx.x == 1 && threadIdx.x >= 32) gpu::named_barrier(3, 64);
+      gpu::cluster_barrier();
+    };
+    const std::string message = complaint(64, 0, options, kernel, 3);
+    EXPECT_TRUE(contains(message, "no thread of block (0, 0, 0) can go on\n  threads 0 to 63 wait in cluster_wait, "));
+    EXPECT_TRUE(contains(message, "no thread of block (1, 0, 0) can go on\n  threads 0 to 31 wait in cluster_wait, "));
+    EXPECT_TRUE(contains(message, "threads 32 to 63 wait in named_barrier 3"));
+    EXPECT_TRUE(contains(message, "no thread of block (2, 0, 0) can go on\n  threads 0 to 63 have exited"));
+    EXPECT_TRUE(contains(message, "emulator_test.cpp:"));
+  });
+}
+
+TEST(Emulator, FindsMisuseOfTheClusterBarrier) {
+  under_many_options([](const Options& options) {
+    const auto twice = [] {
+      gpu::cluster_arrive();
+      if (blockIdx.x == 1) gpu::cluster_arrive();
+      gpu::cluster_wait();
+    };
+    EXPECT_TRUE(contains(complaint(32, 0, options, twice, 2), "of block (1, 0, 0) uses cluster_arrive twice"));
+    const auto never = [] {
+      if (blockIdx.x == 0) gpu::cluster_arrive();
+      gpu::cluster_wait();
+    };
+    EXPECT_TRUE(contains(complaint(32, 0, options, never, 2), "of block (1, 0, 0) uses cluster_wait without"));
+    const auto no_wait = [] {
+      gpu::cluster_arrive();
+      if (blockIdx.x == 0) gpu::cluster_wait();
+    };
+    EXPECT_TRUE(contains(complaint(32, 0, options, no_wait, 2), "of block (1, 0, 0) exits without cluster_wait"));
+    const auto part = [] {
+      if (blockIdx.x == 1 && threadIdx.x == 7) __syncwarp();
+      gpu::cluster_barrier();
+    };
+    EXPECT_TRUE(contains(complaint(32, 0, options, part, 2), "while other lanes of its warp are at"));
+  });
+}
+
+TEST(Emulator, FindsAccessToABlockThatHasNotStarted) {
+  // In this order block 0 starts first.
+  const auto load = [] {
+    if (blockIdx.x == 0) gpu::load_remote(gpu::dynamic_shared(), 1);
+    gpu::cluster_barrier();
+  };
+  EXPECT_TRUE(contains(complaint(32, 16, kEarly, load, 2),
+                       "thread 0 of block (0, 0, 0) uses load_remote on block (1, 0, 0), which has not started"));
+  const auto store = [] {
+    if (blockIdx.x == 0) gpu::store_remote(gpu::dynamic_shared(), 1, make_uint4(1, 2, 3, 4));
+    gpu::cluster_barrier();
+  };
+  EXPECT_TRUE(contains(complaint(32, 16, kEarly, store, 2), "uses store_remote on block (1, 0, 0), which has not"));
+}
+
+TEST(Emulator, FindsAccessToABlockThatHasEnded) {
+  // The blocks access each other, one for longer: whatever the order, one of them goes on after the other's end.
+  under_many_options([](const Options& options) {
+    const auto load = [] {
+      gpu::cluster_barrier();
+      for (int i = 0; i < (blockIdx.x == 0 ? 100 : 1); ++i) gpu::load_remote(gpu::dynamic_shared(), 1 - blockIdx.x);
+    };
+    EXPECT_TRUE(contains(complaint(1, 16, options, load, 2), "0, 0), whose threads have all exited"));
+    const auto store = [] {
+      gpu::cluster_barrier();
+      for (int i = 0; i < (blockIdx.x == 0 ? 100 : 1); ++i) {
+        gpu::store_remote(gpu::dynamic_shared(), 1 - blockIdx.x, make_uint4(1, 2, 3, 4));
+      }
+    };
+    EXPECT_TRUE(contains(complaint(1, 16, options, store, 2), "0, 0), whose threads have all exited"));
+  });
+}
+
+TEST(Emulator, ChecksRemoteAccess) {
+  const auto access = [](std::size_t byte, unsigned rank) {
+    const auto load = [=] {
+      gpu::cluster_barrier();
+      gpu::load_remote(gpu::dynamic_shared() + byte, rank);
+      gpu::cluster_barrier();
+    };
+    const auto store = [=] {
+      gpu::cluster_barrier();
+      gpu::store_remote(gpu::dynamic_shared() + byte, rank, make_uint4(1, 2, 3, 4));
+      gpu::cluster_barrier();
+    };
+    return std::vector{complaint(1, 64, kEarly, load, 2), complaint(1, 64, kEarly, store, 2)};
+  };
+  for (const std::string& message : access(48, 0)) EXPECT_EQ(message, "");
+  for (const std::string& message : access(48, 1)) EXPECT_EQ(message, "");
+  for (const std::string& message : access(48, 2)) EXPECT_TRUE(contains(message, "on block 2 of a cluster of 2"));
+  for (const std::string& message : access(40, 1)) EXPECT_TRUE(contains(message, "at shared byte 40 is misaligned"));
+  for (const std::string& message : access(52, 1)) {
+    EXPECT_TRUE(contains(message, "of 16 bytes is not inside the block's 64 bytes of shared memory but at byte 52"));
+    EXPECT_TRUE(contains(message, "emulator_test.cpp:"));
+  }
+}
+
+TEST(Emulator, FindsACopyThatABlockOfAClusterDoesNotWaitFor) {
+  // Block 0 ends early, and what it left under way would end while block 1 waits for its own copies.
+  GlobalArray<float> from(4);
+  const auto kernel = [&] {
+    auto* const barrier = shared_at<std::uint64_t>(0);
+    gpu::barrier_init(barrier, 1);
+    for (int phase = 0; phase < 100; ++phase) {
+      gpu::barrier_arrive_expect(barrier, 16);
+      gpu::bulk_copy(gpu::dynamic_shared() + 16, from.data(), 16, barrier);
+      if (blockIdx.x == 0) return;
+      gpu::barrier_wait(barrier, phase % 2);
+    }
+  };
+  EXPECT_TRUE(contains(complaint(1, 32, kLate, kernel, 2), "the block ended before this bulk copy did"));
 }
 
 // --- cp.async ------------------------------------------------------------------------------------------------------
@@ -485,7 +842,7 @@ TEST(Emulator, BulkStoresArrive) {
   under_many_options([](const Options& options) {
     constexpr unsigned kBlocks = 2, kStages = 2, kTiles = 7, kFloats = 64;
     GlobalArray<float> to(kBlocks * kTiles * kFloats);
-    launch({kBlocks}, {kFloats}, kStages * kFloats * 4, options, [&] {
+    const auto kernel = [&] {
       for (unsigned tile = 0; tile < kTiles; ++tile) {
         float* const stage = shared_at<float>(0) + tile % kStages * kFloats;
         float* const destination = to.data() + (blockIdx.x * kTiles + tile) * kFloats;
@@ -505,8 +862,12 @@ TEST(Emulator, BulkStoresArrive) {
         }
       }
       if (threadIdx.x % 32 == 0) gpu::bulk_store_wait<0>();
-    });
-    for (unsigned i = 0; i < to.size(); ++i) EXPECT_EQ(to[i], float(i + 1));
+    };
+    for (unsigned cluster_size : {1u, kBlocks}) {
+      std::fill(to.begin(), to.end(), 0.0f);
+      launch({kBlocks}, {kFloats}, kStages * kFloats * 4, options, kernel, cluster_size);
+      for (unsigned i = 0; i < to.size(); ++i) EXPECT_EQ(to[i], float(i + 1));
+    }
   });
 }
 
@@ -895,6 +1256,46 @@ TEST(Emulator, MultipliesRowsInSharedMemoryInAWarpgroup) {
   check_multiply_shared_rows<8, 1>();
   check_multiply_shared_rows<32, 2>();
   check_multiply_shared_rows<256, 1>();
+}
+
+TEST(Emulator, ProductsOfTheBlocksOfAClusterAdd) {
+  constexpr int kColumns = 8;
+  const Layout layout = {0, 128, 256};
+  for (unsigned size : {2u, 4u}) {
+    // Each block multiplies 8 words of the depth, for all of the sums, and adds up those of some threads.
+    const Matrix<gpu::Words::tf32> a(64, 8 * int(size), 1), b(kColumns, 8 * int(size), 2);
+    under_many_options([&](const Options& options) {
+      GlobalArray<float> out(64 * kColumns);
+      const auto kernel = [&] {
+        const unsigned rank = gpu::cluster_rank();
+        const int first = 8 * int(rank);
+        for (int i = int(threadIdx.x); i < kColumns * 8; i += int(blockDim.x)) {
+          *shared_at<std::uint32_t>(layout.byte(i / 8, i % 8)) = b.word(i / 8, first + i % 8);
+        }
+        gpu::fence_async_proxy();
+        __syncthreads();
+        const int lane = int(threadIdx.x) % 32, row = int(threadIdx.x) / 32 * 16 + lane / 4, word = first + lane % 4;
+        const std::uint32_t words[4] = {a.word(row, word), a.word(row + 8, word), a.word(row, word + 4),
+                                        a.word(row + 8, word + 4)};
+        float sum[kColumns / 2];
+        gpu::warpgroup_fence();
+        gpu::warpgroup_multiply<gpu::Words::tf32>(sum, words, layout.descriptor(0, 0), false);
+        gpu::warpgroup_commit();
+        gpu::warpgroup_wait<0>();
+        gpu::warpgroup_settle(sum);
+        uint4* const own = shared_at<uint4>(256) + threadIdx.x;
+        *own = as_words(sum);
+        gpu::cluster_barrier();
+        if (threadIdx.x % size == rank) {
+          for (unsigned other = 1; other < size; ++other) add(sum, gpu::load_remote(own, (rank + other) % size));
+          store_sums(sum, out);
+        }
+        gpu::cluster_barrier();
+      };
+      launch({size}, {128}, 256 + 128 * 16, options, kernel, size);
+      expect_product(out, a, 0, 64, b);
+    });
+  }
 }
 
 /// Multiplies ones by ones, waits for all but kPending of two groups and adds what it sees.

@@ -22,6 +22,8 @@ struct Position {
   Extent block_index;
   Extent threads;
   Extent blocks;
+  unsigned cluster_rank;
+  unsigned cluster_size;
   unsigned char* shared;
 };
 /// Of the thread that runs at the moment.
@@ -48,6 +50,12 @@ void pass();
 
 /// Barrier 0 is the block's: for it `threads` is 0.
 void named_barrier(int id, int threads, Source at);
+/// Like an instruction with .aligned, each wants all threads of a warp. Threads that have exited are not waited for.
+void cluster_arrive(Source at);
+void cluster_wait(Source at);
+/// 16 bytes at the place of `shared`, which is in the running thread's block, in that of block `rank` of its cluster.
+void load_remote(void* value, const void* shared, unsigned rank, Source at);
+void store_remote(void* shared, unsigned rank, const void* value, Source at);
 void synchronize_warp(std::uint32_t mask, Source at);
 std::uint64_t shuffle(std::uint32_t mask, std::uint64_t value, int source_lane, Source at);
 /// The running thread's place in its warp.
