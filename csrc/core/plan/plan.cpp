@@ -104,7 +104,9 @@ Status parse_precision(std::string_view name, Precision* precision) {
 }
 
 std::string Plan::name() const {
-  if (algorithm == Algorithm::direct) return std::string("direct_") + name_of(dtype);
+  if (algorithm == Algorithm::direct) {
+    return std::string(instance == kColumnsInstance ? "direct_columns_" : "direct_") + name_of(dtype);
+  }
   if (algorithm == Algorithm::implicit_gemm) {
     return std::string("implicit_gemm_") + implicit_instances()[instance].name + (packed_weight ? "_packed_" : "_") + tile();
   }
