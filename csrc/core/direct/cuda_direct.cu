@@ -2,27 +2,38 @@
 
 #include <string>
 
+#include "direct/columns_launch.cuh"
 #include "direct/direct_launch.cuh"
+#include "plan/direct_plans.h"
 
 namespace convt_gemm {
+namespace {
 
-Status direct_cuda(const Problem& problem, const Plan&, const Tensors& tensors, const CudaContext& context) {
-  const auto stream = static_cast<cudaStream_t>(context.stream);
+template <class T>
+cudaError_t launch(const Problem& problem, const Plan& plan, const Tensors& tensors, cudaStream_t stream) {
+  if (plan.instance == kColumnsInstance) return direct::launch_columns<T>(problem, tensors, stream);
+  direct::launch<T>(problem, tensors, stream);
+  return cudaGetLastError();
+}
+
+cudaError_t launch_as(const Problem& problem, const Plan& plan, const Tensors& tensors, cudaStream_t stream) {
   switch (problem.dtype) {
     case DType::float32:
-      direct::launch<float>(problem, tensors, stream);
-      break;
+      return launch<float>(problem, plan, tensors, stream);
     case DType::float64:
-      direct::launch<double>(problem, tensors, stream);
-      break;
+      return launch<double>(problem, plan, tensors, stream);
     case DType::bfloat16:
-      direct::launch<BFloat16>(problem, tensors, stream);
-      break;
+      return launch<BFloat16>(problem, plan, tensors, stream);
     case DType::float16:
-      direct::launch<Float16>(problem, tensors, stream);
-      break;
+      return launch<Float16>(problem, plan, tensors, stream);
   }
-  const cudaError_t error = cudaGetLastError();
+  return cudaErrorInvalidValue;
+}
+
+}  // namespace
+
+Status direct_cuda(const Problem& problem, const Plan& plan, const Tensors& tensors, const CudaContext& context) {
+  const cudaError_t error = launch_as(problem, plan, tensors, static_cast<cudaStream_t>(context.stream));
   if (error == cudaSuccess) return {};
   return Status::failure(std::string("direct kernel: ") + cudaGetErrorString(error));
 }

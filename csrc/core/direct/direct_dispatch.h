@@ -50,13 +50,15 @@ inline bool fits_int32(const Problem& problem) {
 }
 
 template <class Int>
+Axis<Int> axis_params(convt_gemm::Axis axis) {
+  if (axis.kernel == 1) axis.dilation = 1;  // has no effect, but would cost
+  return Axis<Int>(axis);
+}
+
+template <class Int>
 Params<Int> common_params(const Problem& problem) {
   Params<Int> p;
-  for (int a = 0; a < kMaxAxes; ++a) {
-    convt_gemm::Axis axis = problem.axes[a];
-    if (axis.kernel == 1) axis.dilation = 1;  // has no effect, but would cost
-    p.axis[a] = Axis<Int>(axis);
-  }
+  for (int a = 0; a < kMaxAxes; ++a) p.axis[a] = axis_params<Int>(problem.axes[a]);
   p.batch = Int(problem.batch);
   p.in_channels = Int(problem.in_channels);
   p.out_channels = Int(problem.out_channels);

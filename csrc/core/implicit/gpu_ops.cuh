@@ -171,36 +171,6 @@ __device__ __forceinline__ void fence_async_proxy() {
 #endif
 }
 
-// --- sm_90: blocks of a cluster -------------------------------------------------------------------------------------
-
-/// Of this block in its cluster; 0 if it was launched without.
-__device__ __forceinline__ unsigned cluster_rank() {
-  unsigned rank = 0;
-#if __CUDA_ARCH__ >= 900
-  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-#endif
-  return rank;
-}
-
-/// A barrier among all threads of the cluster's blocks; what they have written to shared memory before is seen by all of them after it.
-__device__ __forceinline__ void cluster_barrier() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
-#endif
-}
-
-/// 16 bytes from the same place in the shared memory of block `rank` of the cluster.
-__device__ __forceinline__ uint4 load_remote(const void* shared, unsigned rank) {
-  uint4 value{};
-#if __CUDA_ARCH__ >= 900
-  asm volatile("{\n.reg .u32 remote;\nmapa.shared::cluster.u32 remote, %4, %5;\nld.shared::cluster.v4.u32 {%0, %1, %2, %3}, [remote];\n}"
-               : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
-               : "r"(shared_address(shared)), "r"(rank)
-               : "memory");
-#endif
-  return value;
-}
-
 // --- Threads -------------------------------------------------------------------------------------------------------
 
 /// A barrier among `threads` threads of the block, a multiple of 32; `id` in 1..15 (0 is __syncthreads).

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "plan/arithmetic.h"
+#include "plan/direct_columns.h"
 #include "util/residues.h"
 
 namespace convt_gemm {
@@ -23,19 +24,30 @@ constexpr double kGather16BitRate = 1.3e12;
 constexpr double kChannelsLastRate = 5e12;      // FLOP/s: weights are strided
 constexpr double kLaunch = 2.5e-6;              // seconds
 
+// The column kernel: counts of instructions, of cycles of shared memory and of the loads that a warp waits for; not fitted yet.
+constexpr double kMultiprocessors = 132;
+constexpr double kClock = 1.7e9;
+constexpr double kIssueEfficiency = 0.8;
+constexpr double kWarpsInFlight = 16;     // of a multiprocessor
+constexpr double kBatchSeconds = 0.4e-6;  // a warp's loads take twice as long, and two batches of them are in flight
+constexpr double kBarriers = 0.7e-6;      // seconds: first loads, weights, last stores
+
 double terms_of(const Problem& problem) {
   double terms = double(problem.group_in_channels());
   for (const Axis& axis : problem.axes) terms *= double(residues_of(axis).most_taps);
   return terms;
 }
 
-void predict(const Problem& problem, Plan* plan) {
-  const double item = double(size_of(problem.dtype));
-  const double input = item * double(problem.input_elements()), output = item * double(problem.output_elements());
-  plan->bytes = input + item * double(problem.weight_elements()) + output;
+void count(const Problem& problem, Plan* plan) {
+  const double elements = double(problem.input_elements()) + double(problem.weight_elements()) + double(problem.output_elements());
+  plan->bytes = double(size_of(problem.dtype)) * elements;
   plan->flops = 2.0 * double(problem.batch) * double(problem.input_positions()) * double(problem.in_channels) *
                 double(problem.group_out_channels()) * double(problem.taps());
+}
 
+void predict_gather(const Problem& problem, Plan* plan) {
+  const double item = double(size_of(problem.dtype));
+  const double input = item * double(problem.input_elements()), output = item * double(problem.output_elements());
   const Axis& last = problem.axes[2];
   const bool window = last.dilation == 1 && last.stride <= 2;
   double rate = window ? kWindowRate : item == 2 ? kGather16BitRate : kGatherRate;
@@ -49,6 +61,28 @@ void predict(const Problem& problem, Plan* plan) {
   plan->predicted_seconds = std::max({memory, cache, arithmetic}) + kLaunch;
 }
 
+void predict_columns(const Problem& problem, Plan* plan) {
+  const direct::ColumnGeometry g = direct::column_geometry(problem, direct::choose_column_shape(problem));
+  const double words = problem.dtype == DType::float64 ? 2 : 1;  // of an accumulator
+  const double positions = direct::column_positions(g.columns, std::size_t(4 * words)), sums = positions * g.columns;
+  const double warps = double(g.blocks) * g.shape.slices * g.shape.splits;
+  const double warp_channels = double(g.blocks) * g.shape.slices * double(problem.group_in_channels());
+
+  const double memory = plan->bytes / kBandwidth;
+  // Of a warp for a channel. Weights are read 16 bytes at a time, each of them four cycles of shared memory; float64 has
+  // half as many units.
+  const double reads = words * g.columns / 4, converted = size_of(problem.dtype) == 2 ? positions : 0;
+  const double issued = words * sums + reads + positions + converted + 4;
+  const double arithmetic = warp_channels * issued / (4 * kMultiprocessors * kClock * kIssueEfficiency);
+  const double weights = warp_channels * 4 * reads / (kMultiprocessors * kClock);
+  const double rounds = double(ceil_div(std::int64_t(warps), std::int64_t(kWarpsInFlight * kMultiprocessors)));
+  const double ahead = 16 / (positions * words);  // channels of a batch
+  const double waiting = rounds * double(ceil_div(g.split_channels, std::int64_t(ahead))) * kBatchSeconds;
+  // Written to shared memory and read again.
+  const double exchange = warps * 2 * words * sums / (kMultiprocessors * kClock);
+  plan->predicted_seconds = std::max({memory, arithmetic, weights, waiting}) + exchange + kBarriers + kLaunch;
+}
+
 }  // namespace
 
 bool direct_serves(const Problem& problem) {
@@ -58,7 +92,7 @@ bool direct_serves(const Problem& problem) {
 
 void append_direct_plans(const Problem& problem, const DeviceTraits& traits, const PlanOptions& options,
                          std::vector<Plan>* plans) {
-  if (traits.device != Device::cuda || traits.compute_capability < 80 || !direct_serves(problem)) return;
+  if (traits.device != Device::cuda || traits.compute_capability < 80) return;
   Plan plan;
   plan.device = Device::cuda;
   plan.algorithm = Algorithm::direct;
@@ -68,16 +102,28 @@ void append_direct_plans(const Problem& problem, const DeviceTraits& traits, con
   // Everything at once: there is no workspace to cut for.
   plan.piece.batch = std::max<std::int64_t>(problem.batch, 1);
   for (int a = 0; a < kMaxAxes; ++a) plan.piece.output[a] = problem.axes[a].output();
-  predict(problem, &plan);
-  plans->push_back(plan);
+  count(problem, &plan);
+  if (direct_serves(problem)) {
+    plan.instance = kGatherInstance;
+    predict_gather(problem, &plan);
+    plans->push_back(plan);
+  }
+  if (direct::columns_serve(problem)) {
+    plan.instance = kColumnsInstance;
+    predict_columns(problem, &plan);
+    plans->push_back(plan);
+  }
 }
 
 Status check_direct_plan(const Problem& problem, const Plan& plan) {
+  if (plan.instance != kGatherInstance && plan.instance != kColumnsInstance) {
+    return Status::invalid("expected plan.instance of a direct plan to be 0 or 1, but got " + std::to_string(plan.instance));
+  }
   if (plan.device != Device::cuda || plan.dtype != problem.dtype) {
     return Status::invalid("expected a CUDA plan for " + std::string(name_of(problem.dtype)) + ", but got " +
                            plan.name());
   }
-  if (!direct_serves(problem)) {
+  if (!(plan.instance == kColumnsInstance ? direct::columns_serve(problem) : direct_serves(problem))) {
     return Status::invalid("expected a plan that was made for " + to_string(problem) + ", but got " + plan.name() +
                            " of another problem");
   }

@@ -5,11 +5,16 @@
 
 namespace convt_gemm {
 
-/// Whether the direct algorithm takes the problem: an output needs few multiply-adds, so that neither its rounding
-/// error nor the lack of a GEMM matters.
+/// Plan::instance of a direct plan: the kernel that gathers every output from the input (direct_kernel.cuh), or the one
+/// that sums columns (columns_kernel.cuh).
+inline constexpr int kGatherInstance = 0;
+inline constexpr int kColumnsInstance = 1;
+
+/// Whether the gathering kernel takes the problem: an output needs few multiply-adds, so that neither its rounding error
+/// nor the lack of a GEMM matters. For the other one ask direct::columns_serve().
 bool direct_serves(const Problem& problem);
 
-/// Adds the direct plan, if it is legal. float32 is plain float32 under every precision; the plan keeps the one asked
+/// Adds the direct plans that are legal. float32 is plain float32 under every precision; the plan keeps the one asked
 /// for.
 void append_direct_plans(const Problem& problem, const DeviceTraits& traits, const PlanOptions& options,
                          std::vector<Plan>* plans);

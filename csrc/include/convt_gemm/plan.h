@@ -17,7 +17,7 @@ enum class Device : std::int8_t { cpu, cuda };
 
 enum class Algorithm : std::int8_t {
   gemm_col2im,    ///< GEMM into per-tap column buffers in memory, then col2im adds them into the output
-  direct,         ///< one pass without a GEMM: depthwise layers and layers of few channels
+  direct,         ///< one pass without a GEMM: depthwise layers, layers of few channels or few output channels
   implicit_gemm,  ///< the column buffer never leaves the chip: one kernel multiplies, adds the taps and stores
 };
 
@@ -74,7 +74,7 @@ struct Plan {
   GemmBackend backend = GemmBackend::cpu;
   Precision precision = Precision::ieee;
   DType dtype = DType::float32;
-  int instance = -1;  ///< row of the algorithm's table of kernel instances; -1 where there is just one
+  int instance = -1;  ///< row of the algorithm's table of kernel instances, or its kernel's number; -1 where there is just one
   bool packed_weight = false;   ///< implicit_gemm: weights are first put in the kernel's order, in the workspace
   int splits = 1;               ///< implicit_gemm: blocks of a cluster that share out the depth of a tile
   int compute_capability = 0;   ///< implicit_gemm: of the device that the plan was made for, as in DeviceTraits
@@ -87,8 +87,8 @@ struct Plan {
 
   /// Spells every choice: "gemm_col2im_cublas_tf32", "gemm_col2im_native_tf32x3",
   /// "gemm_col2im_cutlass_tf32x3_channels_first_64x128x16_align4", "gemm_col2im_cpu_float32",
-  /// "implicit_gemm_sm90_tf32_channels_first_loaders1_128x64x32", "implicit_gemm_sm90_transposed_tf32_channels_first_144x128x16_splits2",
-  /// "direct_float32".
+  /// "implicit_gemm_sm90_tf32_channels_first_loaders1_128x64x32", "implicit_gemm_sm90_transposed_tf32_channels_first_144x128x32_splits2",
+  /// "direct_float32", "direct_columns_float32".
   std::string name() const;
   /// "128x128x32" (gemm_col2im: rows x positions x depth; implicit_gemm: positions x columns x words of depth); "" for back ends
   /// that decide by themselves.

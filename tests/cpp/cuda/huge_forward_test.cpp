@@ -1,4 +1,5 @@
-// More than 2^31 input positions, for real: mostly zeros, with a few inputs where an index of 32 bits would go astray.
+// More than 2^31 input positions, or fewer in several channels, for real: mostly zeros, with a few inputs where an index of 32 bits
+// would go astray.
 #include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
 
@@ -27,19 +28,20 @@ struct Allocation {
   bool failed = false;
 };
 
-TEST_F(HugeForward, IndicesGoBeyond32Bits) {
-  constexpr std::int64_t kInputs = (std::int64_t{1} << 31) + 1024;
-  Problem problem = make_problem(1, 2, 1, {{kInputs, 2, 1}});
+/// Marks inputs of the first and of the last channel, the only ones whose weights are not zero.
+void expect_marks(std::int64_t channels, std::int64_t inputs, const std::vector<std::int64_t>& marked) {
+  Problem problem = make_problem(1, channels, 1, {{inputs, 2, 1}});
   problem.dtype = DType::bfloat16;
   const std::int64_t outputs = problem.output_positions();
   const Allocation input(std::size_t(problem.input_elements()) * 2), output(std::size_t(outputs) * 2);
   const Allocation workspace{std::size_t(kDefaultWorkspaceLimit)};
   if (input.failed || output.failed || workspace.failed) GTEST_SKIP() << "not enough device memory";
-  const DeviceArray weight(encode(problem.dtype, {1, 2, 3, 4}));  // [channel][tap]
+  std::vector<double> weights(std::size_t(2 * channels));  // [channel][tap]
+  weights[0] = 1, weights[1] = 2, weights[std::size_t(2 * channels - 2)] = 3, weights[std::size_t(2 * channels - 1)] = 4;
+  const DeviceArray weight(encode(problem.dtype, weights));
 
   const cudaStream_t stream = Machine::get().stream();
   check_cuda(cudaMemsetAsync(input.data, 0, std::size_t(problem.input_elements()) * 2, stream), "clear");
-  const std::vector<std::int64_t> marked{0, (std::int64_t{1} << 30) + 7, (std::int64_t{1} << 31) - 1, kInputs - 1};
   const auto put = [&](std::int64_t element, double value) {
     const Bytes bytes = encode(problem.dtype, {value});
     check_cuda(
@@ -49,7 +51,7 @@ TEST_F(HugeForward, IndicesGoBeyond32Bits) {
   };
   for (std::int64_t i : marked) {
     put(i, 1);
-    put(kInputs + i, 5);
+    put((channels - 1) * inputs + i, 5);
   }
   for (const Plan& plan : plans_of(problem, Precision::ieee)) {
     SCOPED_TRACE(describe(problem, plan));
@@ -75,6 +77,17 @@ TEST_F(HugeForward, IndicesGoBeyond32Bits) {
       EXPECT_EQ(decode(problem.dtype, got), want) << "around input " << i;
     }
   }
+}
+
+TEST_F(HugeForward, IndicesGoBeyond32Bits) {
+  constexpr std::int64_t kInputs = (std::int64_t{1} << 31) + 1024;
+  expect_marks(2, kInputs, {0, (std::int64_t{1} << 30) + 7, (std::int64_t{1} << 31) - 1, kInputs - 1});
+}
+
+/// Rows have 32-bit indices, but not their channels.
+TEST_F(HugeForward, ChannelsGoBeyond32Bits) {
+  constexpr std::int64_t kInputs = (std::int64_t{1} << 28) + 1;
+  expect_marks(9, kInputs, {0, (std::int64_t{1} << 27) + 7, kInputs - 1});
 }
 
 }  // namespace

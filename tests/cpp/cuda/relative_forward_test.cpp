@@ -19,6 +19,7 @@ std::vector<NamedProblem> problems() {
       {"deep", make_problem(1, 768, 96, {{40, 4, 2, 1}}, 1, true)},
       {"very_deep", make_problem(1, 4096, 8, {{24, 2, 1}})},
       {"groups", make_problem(2, 48, 48, {{64, 7, 3, 2, 1, 2}}, 4, true)},
+      {"few_outputs", make_problem(2, 500, 1, {{601, 16, 8, 8}})},
       {"depthwise", make_problem(2, 32, 32, {{301, 12, 2, 5}}, 32)},
       {"square", make_problem(2, 40, 24, {{14, 4, 2, 1}, {18, 4, 2, 1}}, 1, true)},
       {"square_odd", make_problem(1, 33, 17, {{13, 3, 2, 1, 1}, {11, 3, 2, 1, 1}}, 1, true)},

@@ -3,18 +3,15 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
-#include <cstring>
 #include <random>
 #include <string>
 #include <vector>
 
-#include "convt_gemm/reference.h"
 #include "direct/direct_dispatch.h"
 #include "support/cases.h"
+#include "support/checked_access.h"
 #include "support/dtype.h"
-#include "support/layout.h"
 #include "support/problems.h"
 #include "support/values.h"
 
@@ -24,118 +21,21 @@ namespace {
 constexpr DType kDTypes[] = {DType::float32, DType::float64, DType::bfloat16, DType::float16};
 constexpr Layout kLayouts[] = {Layout::channels_first, Layout::channels_last};
 
-/// Bytes at an address that is a multiple of 16, as tensors on the GPU are.
-class Aligned {
- public:
-  explicit Aligned(const Bytes& bytes) : storage_((bytes.size() + 15) / 16 + 1), size_(bytes.size()) {
-    if (!bytes.empty()) std::memcpy(data(), bytes.data(), size_);
-  }
-  unsigned char* data() { return reinterpret_cast<unsigned char*>(storage_.data()); }
-  std::size_t size() const { return size_; }
-
- private:
-  std::vector<direct::Words> storage_;
-  std::size_t size_;
-};
-
-/// Memory as the kernels see it: refuses what is outside a tensor or not aligned, and counts the writes of each output.
-struct CheckedAccess {
-  struct Region {
-    const unsigned char *begin, *end;
-  };
-  static inline std::array<Region, 3> readable;
-  static inline unsigned char* output = nullptr;
-  static inline std::size_t element_size = 0;
-  static inline std::vector<int> writes;  // of each output element
-  static inline int bad_reads = 0, bad_writes = 0;
-
-  static bool can_read(const void* from, std::size_t bytes) {
-    const auto* at = static_cast<const unsigned char*>(from);
-    for (const Region& region : readable) {
-      if (at >= region.begin && at + bytes <= region.end) return reinterpret_cast<std::uintptr_t>(from) % bytes == 0;
-    }
-    return false;
-  }
-
-  template <class T>
-  static T load(const T* from) {
-    if (can_read(from, sizeof(T))) return *from;
-    ++bad_reads;
-    return T{};
-  }
-
-  template <class T>
-  static direct::Words load_vector(const T* from) {
-    direct::Words words = {};
-    if (can_read(from, sizeof words)) {
-      std::memcpy(&words, from, sizeof words);
-    } else {
-      ++bad_reads;
-    }
-    return words;
-  }
-
-  template <int kBytes, int kCount, class T, class Acc, int kSize>
-  static void load_run(const T* from, Acc (&to)[kSize]) {
-    static_assert(kCount <= kSize && kCount * sizeof(T) % kBytes == 0, "whole loads");
-    for (int i = 0; i < kCount; i += kBytes / int(sizeof(T))) bad_reads += !can_read(from + i, kBytes);
-    for (int i = 0; i < kCount; ++i) to[i] = direct::widen(load(from + i));
-  }
-
-  static void write(void* to, const void* from, std::size_t bytes) {
-    const std::ptrdiff_t offset = static_cast<unsigned char*>(to) - output;
-    if (offset < 0 || std::size_t(offset) + bytes > writes.size() * element_size || std::size_t(offset) % bytes != 0) {
-      ++bad_writes;
-      return;
-    }
-    for (std::size_t i = 0; i < bytes / element_size; ++i) ++writes[std::size_t(offset) / element_size + i];
-    std::memcpy(to, from, bytes);
-  }
-  template <class T>
-  static void store(T* to, T value) {
-    write(to, &value, sizeof value);
-  }
-  template <class T>
-  static void store_vector(T* to, const direct::Words& words) {
-    write(to, &words, sizeof words);
-  }
-};
-
 /// Runs all threads, and those that overhang the last block, on operands in the problem's dtype and layout.
 template <class T>
 Bytes run_as(const Problem& problem, const Operands& operands, std::int64_t enough_threads) {
-  Aligned input(encode(problem.dtype,
-                       arranged(operands.input, problem.layout, problem.in_channels, problem.input_positions())));
-  Aligned weight(encode(problem.dtype, operands.weight)), bias(encode(problem.dtype, operands.bias));
-  Aligned output(Bytes(std::size_t(problem.output_elements()) * sizeof(T), 0xff));
-  using Access = CheckedAccess;
-  Access::readable = {};
-  int i = 0;
-  for (Aligned* tensor : {&input, &weight, &bias}) {
-    Access::readable[std::size_t(i++)] = {tensor->data(), tensor->data() + tensor->size()};
-  }
-  if (!problem.bias) Access::readable[2] = {};
-  Access::output = output.data();
-  Access::element_size = sizeof(T);
-  Access::writes.assign(std::size_t(problem.output_elements()), 0);
-  Access::bad_reads = Access::bad_writes = 0;
+  CheckedTensors<T> tensors(problem, operands);
   direct::for_direct_kernel<T>(
       problem,
       [&](auto kernel, const auto& p, std::int64_t threads) {
         using Kernel = decltype(kernel);
         for (std::int64_t thread = 0; thread < threads + 256; ++thread) {
-          Kernel::template run<Access>(p, reinterpret_cast<const T*>(input.data()),
-                                       reinterpret_cast<const T*>(weight.data()),
-                                       problem.bias ? reinterpret_cast<const T*>(bias.data()) : nullptr,
-                                       reinterpret_cast<T*>(output.data()), typename Kernel::Int(thread));
+          Kernel::template run<CheckedAccess>(p, tensors.input(), tensors.weight(), tensors.bias(), tensors.output(),
+                                              typename Kernel::Int(thread));
         }
       },
       enough_threads);
-  EXPECT_EQ(Access::bad_reads, 0) << to_string(problem);
-  EXPECT_EQ(Access::bad_writes, 0) << to_string(problem);
-  EXPECT_TRUE(std::all_of(Access::writes.begin(), Access::writes.end(), [](int count) { return count == 1; }))
-      << to_string(problem) << ": not every output is written exactly once";
-  return Bytes(output.data(), output.data() + output.size());
+  return tensors.checked_output();
 }
 
 Bytes run(const Problem& problem, const Operands& operands, std::int64_t enough_threads) {
@@ -150,14 +50,6 @@ Bytes run(const Problem& problem, const Operands& operands, std::int64_t enough_
       return run_as<Float16>(problem, operands, enough_threads);
   }
   return {};
-}
-
-std::vector<double> reference(const Problem& problem, const Operands& operands) {
-  std::vector<double> output(std::size_t(problem.output_elements()));
-  const std::vector<double> input =
-      arranged(operands.input, problem.layout, problem.in_channels, problem.input_positions());
-  reference_forward(problem, input.data(), operands.weight.data(), operands.bias.data(), output.data());
-  return output;
 }
 
 /// As a small problem (one vector a thread) and as a large one.

@@ -34,6 +34,8 @@ std::vector<Plan> direct_plans(const Problem& problem, Precision precision = Pre
 
 Problem depthwise() { return make_problem(4, 24, 24, {{65546, 12, 2}}, 24); }
 
+Problem few_outputs() { return make_problem(8, 512, 1, {{4001, 16, 8, 8}}); }
+
 Problem case_named(const std::string& part) {
   for (const NamedProblem& named : cases()) {
     if (named.name.find(part) != std::string::npos) return named.problem;
@@ -51,11 +53,12 @@ TEST(DirectPlans, SayWhatTheyAre) {
         const std::vector<Plan> plans = direct_plans(problem, precision);
         ASSERT_EQ(plans.size(), 1u);
         const Plan& plan = plans[0];
+        EXPECT_EQ(plan.instance, kGatherInstance);
+        EXPECT_EQ(plan.name(), std::string("direct_") + name_of(dtype));
         EXPECT_EQ(plan.device, Device::cuda);
         EXPECT_EQ(plan.algorithm, Algorithm::direct);
         EXPECT_EQ(plan.dtype, dtype);
         EXPECT_EQ(plan.precision, dtype == DType::float32 ? precision : Precision::ieee);
-        EXPECT_EQ(plan.name().rfind("direct_", 0), 0u) << plan.name();
         EXPECT_EQ(plan.tile(), "");
         EXPECT_EQ(plan.workspace_bytes, 0u);
         EXPECT_EQ(plan.piece.batch, problem.batch);
@@ -64,6 +67,44 @@ TEST(DirectPlans, SayWhatTheyAre) {
       }
     }
   }
+}
+
+/// Few output channels: the gathering kernel, if its sums are short, and the one that sums columns.
+TEST(DirectPlans, NameTheirKernel) {
+  for (DType dtype : kDTypes) {
+    for (Precision precision : kPrecisions) {
+      Problem problem = few_outputs();
+      problem.dtype = dtype;
+      const std::vector<Plan> plans = direct_plans(problem, precision);
+      ASSERT_EQ(plans.size(), 1u) << "1024 terms";
+      const Plan& plan = plans[0];
+      EXPECT_EQ(plan.instance, kColumnsInstance);
+      EXPECT_EQ(plan.name(), std::string("direct_columns_") + name_of(dtype));
+      EXPECT_EQ(plan.precision, dtype == DType::float32 ? precision : Precision::ieee);
+      EXPECT_EQ(plan.workspace_bytes, 0u);
+      EXPECT_EQ(plan.piece.batch, problem.batch);
+      EXPECT_TRUE(check_direct_plan(problem, plan).ok());
+      EXPECT_NE(describe(problem, plan).find("direct_columns"), std::string::npos);
+
+      problem.in_channels = 64;
+      EXPECT_EQ(direct_plans(problem, precision).size(), 2u);
+      problem.layout = Layout::channels_last;
+      ASSERT_EQ(direct_plans(problem, precision).size(), 1u);
+      EXPECT_EQ(direct_plans(problem, precision)[0].instance, kGatherInstance);
+    }
+  }
+}
+
+TEST(DirectPlans, AreSelectedByName) {
+  const Problem problem = make_problem(1, 11, 1, {{48001, 20, 5}});
+  const auto count = [&](const char* algorithm) {
+    PlanOptions options;
+    options.algorithm = algorithm;
+    return enumerate_plans(problem, cuda(), options).size();
+  };
+  EXPECT_EQ(count("direct"), 2u);
+  EXPECT_EQ(count("direct_columns"), 1u);
+  EXPECT_EQ(count("direct_float32"), 1u);
 }
 
 TEST(DirectPlans, CountBytesAndFlops) {
@@ -109,6 +150,13 @@ TEST(CheckDirectPlan, RefusesPlansOfOtherProblems) {
   half.dtype = DType::bfloat16;
   refused(half, plan, "bfloat16");
   refused(make_problem(1, 64, 64, {{125, 4, 2}}), plan, "of another problem");
+  refused(make_problem(1, 769, 1, {{300, 32, 16}}), direct_plans(few_outputs())[0], "of another problem");
+  Plan other_kernel = plan;
+  other_kernel.instance = kColumnsInstance;
+  refused(problem, other_kernel, "of another problem");
+  Plan no_kernel = plan;
+  no_kernel.instance = 2;
+  refused(problem, no_kernel, "plan.instance");
   Plan cpu = plan;
   cpu.device = Device::cpu;
   refused(problem, cpu, "CUDA plan");
@@ -127,6 +175,23 @@ TEST(DirectPlans, ArePredictedToWinWhereThereIsNoProduct) {
       for (const Plan& other : enumerate_plans(problem, cuda(), options)) {
         EXPECT_LT(direct[0].predicted_seconds, other.predicted_seconds) << name << " " << other.name();
       }
+    }
+  }
+}
+
+/// Few output channels: what reads x once and needs no second kernel is predicted to beat all others, the gathering
+/// kernel included.
+TEST(DirectPlans, SumColumnsOfFewOutputChannels) {
+  for (const char* name : {"conv-tasnet", "customstft", "hifi-gan-v2.ups.3", "dbnet"}) {
+    for (DType dtype : {DType::float32, DType::bfloat16}) {
+      Problem problem = case_named(name);
+      problem.dtype = dtype;
+      PlanOptions options;
+      options.precision = dtype == DType::float32 ? Precision::tf32 : Precision::ieee;
+      Plan best;
+      ASSERT_TRUE(choose_plan(problem, cuda(), options, &best).ok());
+      EXPECT_EQ(best.name(), std::string("direct_columns_") + name_of(dtype)) << name;
+      EXPECT_GE(best.predicted_seconds, best.bytes / 4.28e12);
     }
   }
 }

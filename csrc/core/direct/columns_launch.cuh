@@ -1,0 +1,58 @@
+#pragma once
+// The device's side of columns_kernel.cuh: the __global__ function and its launch.
+#include <cuda_runtime.h>
+
+#include "convt_gemm/exec.h"
+#include "direct/columns_dispatch.h"
+#include "direct/device_access.cuh"
+
+namespace convt_gemm {
+namespace direct {
+
+template <class Kernel>
+__global__ void __launch_bounds__(kColumnWarps* kWarpLanes, Kernel::kMinBlocks)
+columns_kernel(const __grid_constant__ ColumnParams p, const typename Kernel::T* __restrict__ input,
+               const typename Kernel::T* __restrict__ weight, const typename Kernel::T* __restrict__ bias,
+               typename Kernel::T* __restrict__ output) {
+  extern __shared__ Words shared[];
+  auto* const weights = reinterpret_cast<typename Kernel::Quad*>(shared);
+  auto* const columns = reinterpret_cast<typename Kernel::Acc*>(shared);
+  const auto thread = static_cast<typename Kernel::Int>(threadIdx.x);
+  const typename Kernel::Block block = Kernel::block_of(p, static_cast<typename Kernel::Int>(blockIdx.x));
+  if (!Kernel::has_outputs(block)) return;
+  typename Kernel::Thread state;
+  Kernel::template start<DeviceAccess>(p, block, input, weight, weights, thread, state);
+  __syncthreads();
+  Kernel::template multiply<DeviceAccess>(p, weights, thread, state);
+  __syncthreads();
+  Kernel::put(p, columns, thread, state);
+  __syncthreads();
+  Kernel::template finish<DeviceAccess>(p, block, columns, bias, output, thread);
+}
+
+/// Enqueues the problem's kernel. Each dtype has a translation unit of its own, for the time that compiling them takes.
+template <class T>
+cudaError_t launch_columns(const Problem& problem, const Tensors& tensors, cudaStream_t stream) {
+  const ColumnGeometry g = column_geometry(problem, choose_column_shape(problem));
+  cudaError_t error = cudaSuccess;
+  for_column_kernel<T>(problem, g, [&](auto kernel, const ColumnParams& p) {
+    const auto function = columns_kernel<decltype(kernel)>;
+    // Set for every call: a runtime keeps it for each device by itself, and the call costs less than a microsecond.
+    error = cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, int(g.shared_bytes));
+    if (error != cudaSuccess) return static_cast<void>(cudaGetLastError());
+    function<<<static_cast<unsigned>(g.blocks), static_cast<unsigned>(g.threads()), static_cast<std::size_t>(g.shared_bytes), stream>>>(
+        p, static_cast<const T*>(tensors.input), static_cast<const T*>(tensors.weight),
+        problem.bias ? static_cast<const T*>(tensors.bias) : nullptr, static_cast<T*>(tensors.output));
+    error = cudaGetLastError();
+  });
+  return error;
+}
+
+/// cuda_columns_<dtype>.cu.
+extern template cudaError_t launch_columns<float>(const Problem&, const Tensors&, cudaStream_t);
+extern template cudaError_t launch_columns<double>(const Problem&, const Tensors&, cudaStream_t);
+extern template cudaError_t launch_columns<BFloat16>(const Problem&, const Tensors&, cudaStream_t);
+extern template cudaError_t launch_columns<Float16>(const Problem&, const Tensors&, cudaStream_t);
+
+}  // namespace direct
+}  // namespace convt_gemm

@@ -1,0 +1,58 @@
+#pragma once
+// Geometry of the direct algorithm's column kernel (direct/columns_kernel.cuh), for layers of few output channels and many
+// input channels. The columns of an input position are its products with the weights, summed over the input channels of a
+// group: one for each output channel of the group and tap. A block computes the columns of a tile of neighbouring
+// positions of one row, and from them the outputs that are nearest.
+#include <cstddef>
+#include <cstdint>
+
+#include "convt_gemm/problem.h"
+
+namespace convt_gemm {
+namespace direct {
+
+inline constexpr int kColumnWarps = 8;   ///< of a block, at most
+inline constexpr int kWarpLanes = 32;
+
+/// A thread's columns of one position are filled up to the next of these; each is a kernel.
+inline constexpr int kColumnCounts[] = {4, 8, 16, 20, 32};
+inline constexpr int kMostColumns = 32;
+
+/// Positions of a thread: about 64 registers of sums, so that a multiprocessor holds 16 warps. More positions make no
+/// better use of the weights, which every thread reads from shared memory.
+constexpr int column_positions(int columns, std::size_t accumulator_size) {
+  const int fit = 64 / (columns * int(accumulator_size / 4));
+  return fit < 1 ? 1 : fit > 4 ? 4 : fit;
+}
+
+/// How the warps of a block share its work.
+struct ColumnShape {
+  int slices = 1;  ///< of the tile's positions
+  int splits = 1;  ///< of the input channels
+};
+
+struct ColumnGeometry {
+  int columns = 0;  ///< of kColumnCounts
+  ColumnShape shape;
+  std::int64_t split_channels = 0;  ///< of the first splits; the last ones may have fewer, or none
+  std::int64_t reach = 0;           ///< positions before the own ones that the outputs of a tile read
+  std::int64_t own = 0;             ///< positions of a tile whose outputs are its own
+  std::int64_t tiles = 0;           ///< of a row
+  std::int64_t blocks = 0;
+  std::int64_t pitch = 0;           ///< accumulators from one column to the next in shared memory
+  std::int64_t shared_bytes = 0;    ///< the weights at first, then the columns of every split
+
+  int threads() const { return shape.slices * shape.splits * kWarpLanes; }
+};
+
+/// Whether the column kernel takes the problem: channels_first; a group has two input channels or more, and at most 32
+/// pairs of output channel and tap; taps overlap on the last axis only, and there reach 16 positions at most; the weights
+/// of a group fit into shared memory.
+bool columns_serve(const Problem& problem);
+
+/// The problem must satisfy columns_serve().
+ColumnShape choose_column_shape(const Problem& problem);
+ColumnGeometry column_geometry(const Problem& problem, const ColumnShape& shape);
+
+}  // namespace direct
+}  // namespace convt_gemm
