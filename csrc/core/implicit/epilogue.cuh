@@ -43,6 +43,8 @@ struct Epilogue {
   using Element = typename C::Element;
   static constexpr int kRows = C::kTile.warpgroup_rows();
   static constexpr int kBlockCores = kColumnBlock / 8;
+  /// Whether there are problems of Store::direct.
+  static constexpr bool kStoresDirectly = C::kRawRows;
 
   const Params& p;
   const Tile& tile;
@@ -55,7 +57,7 @@ struct Epilogue {
   /// Stores a tile's sums. `state.listed` has to be kNothing where the tile's columns are new.
   __device__ __forceinline__ void run(const Sums<C>& sums, EpilogueState& state) const {
     const ImplicitGeometry& g = p.g;
-    if constexpr (C::kRawRows) {
+    if constexpr (kStoresDirectly) {
       if (g.store == Store::direct) return run_direct(sums, state);
     }
     if (g.store == Store::rows && segments(g.owned_rows) == 1) {
@@ -66,6 +68,15 @@ struct Epilogue {
       }
     } else {
       run_any(sums, state);
+    }
+  }
+
+  /// Store::direct: the biases of the tile's columns, in the order of their outputs. Of all `threads` this one is number `first`.
+  __device__ __forceinline__ void list_biases(int first, int threads) const {
+    const ImplicitGeometry& g = p.g;
+    for (int n = first; n < C::kColumns; n += threads) {
+      const int channel = g.minors_of_block.quotient(tile.column * C::kColumns + n);
+      biases()[n] = channel < g.out_channels ? bias_of(channel) : 0.0f;
     }
   }
 
@@ -574,20 +585,43 @@ struct Epilogue {
 
   // --- Store::direct ---------------------------------------------------------------------------------------------------
 
-  /// A table of the tile's columns, in the order of their outputs.
-  __device__ __forceinline__ DirectColumn* direct_columns() const { return reinterpret_cast<DirectColumn*>(staging); }
+  __device__ __forceinline__ float* biases() const { return reinterpret_cast<float*>(staging); }
+
+  /// Consecutive columns, as a thread goes through them: always the same number further.
+  class DirectColumn {
+   public:
+    int channel, residue;
+    std::int64_t at;  ///< bytes from the outputs of channel 0 and residue 0
+
+    __device__ __forceinline__ DirectColumn(const ImplicitGeometry& g, int number, int step)
+        : channel(g.minors_of_block.quotient(number)), residues_(g.residues) {
+      residue = number - channel * residues_;
+      at = bytes(g, channel, residue);
+      channels_ = g.minors_of_block.quotient(step), more_residues_ = step - channels_ * residues_;
+      near_ = bytes(g, channels_, more_residues_), far_ = near_ + bytes(g, 1, -residues_);
+    }
+
+    __device__ __forceinline__ void advance() {
+      residue += more_residues_, channel += channels_;
+      const bool next_channel = residue >= residues_;
+      if (next_channel) residue -= residues_, ++channel;
+      at += next_channel ? far_ : near_;
+    }
+
+   private:
+    __device__ __forceinline__ static std::int64_t bytes(const ImplicitGeometry& g, int channels, int residues) {
+      return (channels * g.output + residues * std::int64_t{g.dilation}) * std::int64_t{sizeof(Element)};
+    }
+
+    int residues_, channels_, more_residues_;
+    std::int64_t near_, far_;
+  };
 
   __device__ __forceinline__ void run_direct(const Sums<C>& sums, EpilogueState& state) const {
     const ImplicitGeometry& g = p.g;
-    if (uniform(state.listed != EpilogueState::kDirect)) {
-      barrier();  // the last tile's table is read
-      for (int n = thread; n < C::kColumns; n += kWarpgroup) {
-        const int number = tile.column * C::kColumns + n;
-        const int channel = g.minors_of_block.quotient(number), residue = number - channel * g.minors_of_block.divisor();
-        const bool valid = channel < g.out_channels;
-        const std::int64_t at = std::int64_t{channel} * g.output + std::int64_t{residue} * g.dilation;
-        direct_columns()[n] = {at * std::int64_t{sizeof(float)}, valid ? bias_of(channel) : 0.0f, valid};
-      }
+    if (uniform(!g.resident && state.listed != EpilogueState::kDirect)) {
+      barrier();  // the last tile's biases are read
+      list_biases(thread, kWarpgroup);
       barrier();
       state.listed = EpilogueState::kDirect;
     }
@@ -627,21 +661,22 @@ struct Epilogue {
         if (!row.valid) outputs[m][half] = -(std::int64_t{1} << 40);
       }
     }
-    const int lane = thread % 4;
+    constexpr int kStep = 4 * kTogether;  // columns that the four threads of a row store at a time
+    const float* const bias = biases() + thread % 4 * kTogether;
+    DirectColumn column(g, tile.column * C::kColumns + thread % 4 * kTogether, kStep);
 #pragma unroll
-    for (int first = 0; first < C::kSums / 2; first += kTogether) {  // of the thread's columns
-      const int in_tile = first * 4 + lane * kTogether, number = tile.column * C::kColumns + in_tile;
-      const DirectColumn column = direct_columns()[in_tile];
-      const std::int64_t residue = number - g.minors_of_block.quotient(number) * g.minors_of_block.divisor(), in_row = residue * g.dilation;
+    for (int first = 0; first < C::kSums / 2; first += kTogether, column.advance()) {  // of the thread's columns
+      const std::int64_t in_row = column.residue * std::int64_t{g.dilation};
+      const float column_bias = bias[first / kTogether * kStep];
 #pragma unroll
       for (int m = 0; m < C::kRowBlocks; ++m) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          const bool exists = kWhole || (column.valid && outputs[m][half] + in_row >= 0 && outputs[m][half] + in_row < g.output);
+          const bool exists = kWhole || (column.channel < g.out_channels && outputs[m][half] + in_row >= 0 && outputs[m][half] + in_row < g.output);
           float values[kTogether];
 #pragma unroll
           for (int i = 0; i < kTogether; ++i) {
-            values[i] = activation(sums[m][(first + i) / 2 * 4 + 2 * half + (first + i) % 2] + column.bias);
+            values[i] = activation(sums[m][(first + i) / 2 * 4 + 2 * half + (first + i) % 2] + column_bias);
           }
           if (!exists) continue;
           unsigned char* const to = rows[m][half] + column.at;

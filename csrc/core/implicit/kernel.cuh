@@ -15,8 +15,9 @@ struct Registers {
   static constexpr int kSums = C::kRowBlocks * C::kSums;
   static constexpr int kWanted = (kSums + (!C::kSplit ? 0 : kSums <= 32 ? 2 * kSums : kSums) + (C::kRawRows ? 136 : 88)) / 8 * 8;  // to multiply and to store
   static constexpr int kLeft = (kAll - C::kWarpgroups * kWanted) / C::kLoaders / 8 * 8;
-  // Rows of x that lie as in memory pass through no registers of a loading thread.
-  static constexpr int kNeeded = C::kRawRows ? 56 : 104;
+  // Rows of x that lie as in memory pass through no registers of a loading thread; with less than 80 it spills where its items are, which is
+  // less bad than that those who split products in two spill more.
+  static constexpr int kNeeded = !C::kRawRows ? 104 : C::kSplit ? 56 : 80;
   static constexpr int kLeast = kAtLaunch < kNeeded ? kAtLaunch : kNeeded;
   static constexpr int kLoading = kLeft < kLeast ? kLeast : kLeft < kAtLaunch ? kLeft : kAtLaunch;
   static constexpr int kRest = (kAll - C::kLoaders * kLoading) / C::kWarpgroups / 8 * 8;
@@ -39,11 +40,21 @@ __device__ __forceinline__ void implicit_gemm(const Params& p) {
         gpu::barrier_init(shared.full(stage), C::kRawRows ? 32 : kWarpgroup / loader_teams);
         gpu::barrier_init(shared.empty(stage), team_warpgroups * kWarpgroup);
       }
+      gpu::barrier_init(shared.multiplied(team), kWarpgroup);
     }
     gpu::barrier_init_fence();
   }
   if (g.packed) gpu::wait_for_kernel_before();
-  if (g.resident) load_resident_weights<C>(p, Shared{memory, g, 0}, warpgroup, thread);
+  if (g.resident) {
+    const Shared shared{memory, g, 0};
+    load_resident_weights<C>(p, shared, warpgroup, thread);
+    if constexpr (Epilogue<C>::kStoresDirectly) {
+      if (g.store == Store::direct) {
+        const Tile tile = tile_of(g, TileRange(g, 0).first);
+        Epilogue<C>{p, tile, static_cast<typename C::Element*>(shared.staging(0)), 0, 0, 0, {}}.list_biases(threadIdx.x, C::kThreads);
+      }
+    }
+  }
   __syncthreads();
   if (warpgroup >= C::kWarpgroups) {
     if constexpr (C::kFamily == Family::sm90) gpu::give_registers_back<Registers<C>::kLoading>();
@@ -67,12 +78,14 @@ __device__ __forceinline__ void implicit_gemm(const Params& p) {
     RingPosition ring;
     Tile last{-1, -1, -1};
     EpilogueState state;
+    if (g.in_turn && team > 0 && range.first < range.end) gpu::barrier_wait(shared.multiplied(team - 1), 0);
     for (int number = range.first; number < range.end; number += range.step) {
       const Tile tile = tile_of(g, number);
       if (tile.column != last.column || tile.group != last.group) state.listed = EpilogueState::kNothing;
       last = tile;
       Sums<C> sums;
       Multiply{p, tile, shared, ring, first_row, thread}.run(sums);
+      if (g.in_turn && number == range.first) gpu::barrier_arrive(shared.multiplied(team));
       Epilogue<C>{p, tile, static_cast<typename C::Element*>(shared.staging(warpgroup)), warpgroup, first_row, thread, {}}.run(sums, state);
     }
     Epilogue<C>::finish();

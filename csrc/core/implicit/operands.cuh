@@ -62,6 +62,7 @@ struct Config {
   static constexpr int kWordElements = 4 / int(sizeof(Element));
   static constexpr int kVector = 16 / int(sizeof(Element));  // elements of a 16-byte access
   static constexpr int kParts = kSplit ? 2 : 1;              // high and low, one after the other, in operands of eight words
+  static_assert(kWarpgroups * (2 * kMostStages + 1) * int(sizeof(std::uint64_t)) <= kBarrierBytes);
   static_assert(kColumns_ % kColumnBlock == 0 && kWords_ % 8 == 0 && kRows_ % (64 * kRowBlocks_) == 0);
 };
 
@@ -165,7 +166,13 @@ struct Shared {
   __device__ __forceinline__ unsigned char* weight(int slot) const {
     return base + kBarrierBytes + g.teams * g.stages * g.x_bytes + slot * g.weight_bytes;
   }
-  __device__ __forceinline__ void* staging(int warpgroup) const { return base + g.shared_bytes - (warpgroup + 1) * g.staging_bytes; }
+  __device__ __forceinline__ void* staging(int warpgroup) const {
+    return base + g.shared_bytes - (g.stagings == 1 ? 1 : warpgroup + 1) * g.staging_bytes;
+  }
+  /// ImplicitGeometry::in_turn: the team has multiplied its first tile.
+  __device__ __forceinline__ std::uint64_t* multiplied(int of_team) const {
+    return reinterpret_cast<std::uint64_t*>(base + kBarrierBytes) - 1 - of_team;
+  }
 };
 
 /// The tiles of a team: first, first + step, ... below end. A block with resident weights keeps to one column tile. Tiles that are at work at

@@ -22,6 +22,12 @@ struct Sm90Multiply {
   __device__ __forceinline__ void run(Sums<C>& sums) {
     if constexpr (C::kSplit) {
       run_split(sums);
+    } else if constexpr (C::kRawRows && C::kSteps == 1) {
+      if (g.resident) {
+        run_raw_in_turn<true>(sums);
+      } else {
+        run_raw_in_turn<false>(sums);
+      }
     } else if constexpr (C::kRawRows) {
       run_raw(sums);
     } else {
@@ -123,8 +129,41 @@ struct Sm90Multiply {
     if (leaving >= 0) release(leaving);
   }
 
+  /// A step's words of x as they are in memory.
+  struct RawWords {
+    float value[C::kRowBlocks][4];
+
+    /// `x`: of this thread's first row and its first channel of the step; `slots` from one channel to the next.
+    __device__ __forceinline__ void read(const float* x, int slots) {
+#pragma unroll
+      for (int block = 0; block < C::kRowBlocks; ++block) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) value[block][i] = x[i / 2 * 4 * slots + block * 64 + i % 2 * 8];
+      }
+    }
+  };
+
+  /// The same as the register operand of gpu::warpgroup_multiply.
+  struct RawOperand {
+    std::uint32_t high[C::kRowBlocks][4], low[C::kSplit ? C::kRowBlocks : 1][4];
+
+    __device__ __forceinline__ void round(const RawWords& words) {
+#pragma unroll
+      for (int block = 0; block < C::kRowBlocks; ++block) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const float value = words.value[block][i];
+          high[block][i] = gpu::tf32_operand(value);
+          if constexpr (C::kSplit) low[block][i] = gpu::tf32_operand(value - __uint_as_float(high[block][i] & 0xffffe000u));
+        }
+      }
+      gpu::warpgroup_operand_ready(high);
+      if constexpr (C::kSplit) gpu::warpgroup_operand_ready(low);
+    }
+  };
+
   /// Steps whose words are read together: more hide the time that reading takes, and need registers.
-  static constexpr int kTogether = C::kSteps / 2;
+  static constexpr int kTogether = C::kSteps < 2 ? 1 : C::kSteps / 2;
 
   /// While the tensor cores multiply, the words of the next steps are read and rounded.
   __device__ __forceinline__ void run_raw(Sums<C>& sums) {
@@ -134,7 +173,7 @@ struct Sm90Multiply {
     for (int c = 0; c < g.chunks; ++c, chunk.advance(g)) {
       gpu::barrier_wait(shared.full(ring.stage), ring.parity);
       const int taps = taps_of(g, chunk);
-      const float* x = raw_row(chunk) + slot_of(g, chunk, 0);
+      const float* x = stage_of_x() + raw_place(chunk, 0);
       for (int tap = 0; tap < taps; ++tap, x -= tap_slots) {
         const std::uint64_t first_weight = weight_descriptor(c, tap);
 #pragma unroll
@@ -174,45 +213,92 @@ struct Sm90Multiply {
     if (leaving >= 0) release(leaving);
   }
 
-  /// A step's words of x as they are in memory.
-  struct RawWords {
-    float value[C::kRowBlocks][4];
-
-    /// `x`: of this thread's first row and its first channel of the step; `slots` from one channel to the next.
-    __device__ __forceinline__ void read(const float* x, int slots) {
-#pragma unroll
-      for (int block = 0; block < C::kRowBlocks; ++block) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) value[block][i] = x[i / 2 * 4 * slots + block * 64 + i % 2 * 8];
-      }
-    }
+  /// A tap's place in the depth of a tile, and where its operands are.
+  struct RawCursor {
+    Chunk chunk;
+    int c = 0, tap = 0;  ///< numbers of the chunk and of the tap in it
+    int taps = 0;        ///< of the chunk
+    int to_x = 0;        ///< from the stage's first element to what the thread reads for the chunk's first tap
+    const float* x = nullptr;
+    std::uint64_t weight = 0;
   };
 
-  /// The same as the register operand of gpu::warpgroup_multiply.
-  struct RawOperand {
-    std::uint32_t high[C::kRowBlocks][4], low[C::kSplit ? C::kRowBlocks : 1][4];
-
-    __device__ __forceinline__ void round(const RawWords& words) {
-#pragma unroll
-      for (int block = 0; block < C::kRowBlocks; ++block) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const float value = words.value[block][i];
-          high[block][i] = gpu::tf32_operand(value);
-          if constexpr (C::kSplit) low[block][i] = gpu::tf32_operand(value - __uint_as_float(high[block][i] & 0xffffe000u));
-        }
-      }
-      gpu::warpgroup_operand_ready(high);
-      if constexpr (C::kSplit) gpu::warpgroup_operand_ready(low);
-    }
+  /// The register operand of one tap, and the stage that its products are the last of.
+  struct RawTap {
+    RawOperand operand;
+    int leaving = -1;
   };
 
-  /// Where in the ring's stage this thread's first row of its first channel is.
-  __device__ __forceinline__ const float* raw_row(const Chunk& chunk) const {
-    const int channel = thread % 4;
-    return reinterpret_cast<const float*>(shared.x(ring.stage)) + channel * g.slots + phase_of(p, tile, chunk, channel) + first_row +
-           row_of_thread(0, 0, thread);
+  /// The same where a chunk has one step for each tap. The registers of a tap's operand are the tensor cores' until its products are done, so
+  /// there are two of them, which are filled in turn, whatever chunk the taps are of.
+  template <bool kResident>
+  __device__ __forceinline__ void run_raw_in_turn(Sums<C>& sums) {
+    RawCursor at;
+    RawTap even, odd;
+    const int slots = gpu::in_register(g.slots), tap_slots = gpu::in_register(g.input_step);
+    for (;;) {
+      start<kResident>(at, even, slots, tap_slots, sums);
+      if (at.c == g.chunks) break;
+      start<kResident>(at, odd, slots, tap_slots, sums);
+      if (at.c == g.chunks) break;
+    }
+    gpu::warpgroup_wait<0>();
+#pragma unroll
+    for (auto& block : sums) gpu::warpgroup_settle(block);
+    if (!kResident && even.leaving >= 0) release(even.leaving);
+    if (!kResident && odd.leaving >= 0) release(odd.leaving);
   }
+
+  /// Starts the products of a tap, once those of the tap before the last are done, which had the same registers, and goes on to the next one.
+  template <bool kResident>
+  __device__ __forceinline__ void start(RawCursor& at, RawTap& tap, int slots, int tap_slots, Sums<C>& sums) {
+    if (at.tap == 0) {
+      if (!kResident) finish<kResident>(tap);  // the stage waited for may be the one that it leaves
+      if (at.c == 0 || g.tap_blocks > 1) at.to_x = raw_place(at.chunk, 0);
+      at.taps = taps_of(g, at.chunk);
+      at.weight = weight_descriptor(at.c, 0);
+      at.x = stage_of_x() + at.to_x;
+      gpu::barrier_wait(shared.full(ring.stage), ring.parity);
+    }
+    finish<kResident>(tap);
+    RawWords words;
+    words.read(at.x, slots);
+    tap.operand.round(words);
+    gpu::warpgroup_fence();
+#pragma unroll
+    for (int block = 0; block < C::kRowBlocks; ++block) {
+      multiply(tap.operand.high[block], tap.operand.low[0], at.weight, 0, sums[block], at.c > 0 || at.tap > 0);
+    }
+    gpu::warpgroup_commit();
+    at.x -= tap_slots;
+    at.weight = further(at.weight, C::kQuads * (kWeightPlane / 16));
+    if (++at.tap < at.taps) return;
+    if (kResident) {
+      release(ring.stage);  // its words have been read
+    } else {
+      tap.leaving = ring.stage;
+    }
+    at.tap = 0;
+    ++at.c;
+    at.chunk.advance(g);
+    ring.advance(g.stages);
+  }
+
+  /// Waits until at most one tap is under way, which this one is not.
+  template <bool kResident>
+  __device__ __forceinline__ void finish(RawTap& tap) const {
+    gpu::warpgroup_wait<1>();
+    if (kResident) return;
+    if (tap.leaving >= 0) release(tap.leaving);
+    tap.leaving = -1;
+  }
+
+  /// Elements from the beginning of a stage to the first of this thread's first channel that it reads for the chunk's tap `tap`.
+  __device__ __forceinline__ int raw_place(const Chunk& chunk, int tap) const {
+    const int channel = thread % 4;
+    return channel * g.slots + phase_of(p, tile, chunk, channel) + first_row + row_of_thread(0, 0, thread) + slot_of(g, chunk, tap);
+  }
+  __device__ __forceinline__ const float* stage_of_x() const { return reinterpret_cast<const float*>(shared.x(ring.stage)); }
 
   /// Gives a stage back that this thread has read and whose products are done. Each thread arrives by itself: racecheck does not follow one that
   /// arrives for its warp, whose threads would have to meet for it.
@@ -232,7 +318,7 @@ struct Sm90Multiply {
   __device__ __forceinline__ void multiply(int c, const Chunk& chunk, int tap, Sums<C>& sums, bool accumulate) const {
     const std::uint64_t first_weight = weight_descriptor(c, tap);
     if constexpr (C::kRawRows) {
-      const float* const x = raw_row(chunk) + slot_of(g, chunk, tap);
+      const float* const x = stage_of_x() + raw_place(chunk, tap);
       RawOperand operands[C::kSteps];
 #pragma unroll
       for (int s = 0; s < C::kSteps; ++s) {

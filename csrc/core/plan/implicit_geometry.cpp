@@ -21,6 +21,9 @@ constexpr int kStagingLimit = 36 << 10, kMostStaging = 60 << 10;
 constexpr int kSector = 32;
 /// More taps in a chunk save reloading x for them, and cost stages.
 constexpr int kMostChunkTaps = 4;
+/// Depth, in channels times taps, from which on the tensor cores and not memory are what teams share: they then begin in turn. (Teams that
+/// begin together would go on to multiply at the same time and to store at the same time.)
+constexpr int kInTurnDepth = 256;
 
 std::int64_t floor_div(std::int64_t a, std::int64_t b) { return a >= 0 ? a / b : -ceil_div(-a, b); }
 
@@ -139,7 +142,8 @@ bool set_direct_columns(const ImplicitTile& tile, ImplicitGeometry* g) {
   g->minors_of_block = FastDiv<std::int32_t>(g->residues);
   g->minor_blocks = FastDiv<std::int32_t>(1);
   g->run_majors = FastDiv<std::int32_t>(1);
-  g->staging_bytes = tile.columns * int(sizeof(DirectColumn));
+  g->staging_bytes = tile.columns * int(sizeof(float));
+  g->stagings = g->resident ? 1 : tile.warpgroups();
   g->column_blocks = int(ceil_div(columns, kColumnBlock));
   g->column_tiles = FastDiv<std::int32_t>(tiles);
   g->all_column_tiles = int(tiles * g->groups);
@@ -205,6 +209,7 @@ bool set_columns(int element, int buffers, const ImplicitTile& tile, ImplicitGeo
   const bool all_used = together && g->block_majors * g->minors == kColumnBlock && g->majors % (g->block_majors * blocks_of_tile) == 0;
   if (!all_used && g->store == Store::rows) g->buffer_elements += g->run_pitch;
   g->staging_bytes = int(round_up(std::int64_t{g->buffers} * g->buffer_elements * element + tables, 128));
+  g->stagings = tile.warpgroups();
   g->minors_of_block = FastDiv<std::int32_t>(std::min(g->minors, kColumnBlock));
   g->minor_blocks = FastDiv<std::int32_t>(together ? 1 : ceil_div(g->minors, kColumnBlock));
   const std::int64_t blocks = ceil_div(g->majors, g->block_majors) * g->minor_blocks.divisor();
@@ -240,7 +245,7 @@ bool set_chunks(int element, bool split, int chunk_taps, const ImplicitTile& til
   const std::int64_t weight_bytes = std::int64_t{chunk_taps} * tile.words * tile.columns * 4 * parts;
   const std::int64_t weights = g->resident ? weight_bytes * g->chunks : 0;
   const std::int64_t stage_bytes = g->teams * x_bytes + (g->resident ? 0 : weight_bytes);
-  const std::int64_t fixed = kBarrierBytes + std::int64_t{tile.warpgroups()} * g->staging_bytes + weights;
+  const std::int64_t fixed = kBarrierBytes + std::int64_t{g->stagings} * g->staging_bytes + weights;
   const std::int64_t room = shared_limit(traits.compute_capability) - fixed;
   if (room < 2 * stage_bytes) return false;
   g->x_bytes = int(x_bytes), g->weight_bytes = int(weight_bytes);
@@ -283,6 +288,7 @@ bool make_implicit_geometry(const Problem& problem, Precision precision, const I
     if (stores_directly(tile, g)) g.store = Store::direct;
     g.resident = resident;
     g.teams = resident ? tile.warpgroups() : 1;
+    g.in_turn = g.teams > 1 && std::int64_t{g.in_channels} * g.taps >= kInTurnDepth;
     g.team_rows = tile.rows / g.teams;
     while ((1 << g.log2_team_rows) < g.team_rows) ++g.log2_team_rows;
     if (1 << g.log2_team_rows != g.team_rows) continue;

@@ -79,6 +79,7 @@ struct ImplicitGeometry {
   // in shared memory as a whole, each warpgroup is a team of its own, and one stores while the other multiplies; else all
   // warpgroups share what is loaded.
   int teams;
+  bool in_turn;  ///< a team begins when the one before it has multiplied its first tile, so that one stores while another multiplies
   int team_rows, log2_team_rows;  ///< positions of a tile, a power of two
   int owned_rows;                 ///< of each of its warpgroups, from the first on, whose outputs it stores
   int used_rows;                  ///< from the first on, that its outputs come from: the others are computed for nothing
@@ -138,7 +139,8 @@ struct ImplicitGeometry {
   int buffers;                       ///< staging buffers of a warpgroup: with two, one is written while the other is stored
   int buffer_elements;
   int spare;                         ///< elements from the start of a staging buffer to where sums of no column go
-  int staging_bytes;                 ///< of one warpgroup, with the tables of runs and of places
+  int staging_bytes;                 ///< of one warpgroup, with the tables of runs and of places; direct: the biases of a tile's columns
+  int stagings;                      ///< one for each warpgroup, or one for all: biases of a block that keeps its column tile
   int shared_bytes;                  ///< all
 
   // Order of the tiles.
@@ -157,13 +159,6 @@ struct alignas(16) Run {
   std::uint8_t tail;    ///< and after
 };
 
-/// Store::direct: where a column's outputs are.
-struct alignas(16) DirectColumn {
-  std::int64_t at;  ///< bytes from the outputs of channel 0 and residue 0
-  float bias;
-  std::int32_t valid;
-};
-
 /// Where a column's sums go in the staging buffers: see Epilogue.
 struct alignas(8) Place {
   std::int32_t at;
@@ -171,7 +166,7 @@ struct alignas(8) Place {
 };
 
 /// Bytes of shared memory before the operands: the barriers.
-inline constexpr int kBarrierBytes = 1024;
+inline constexpr int kBarrierBytes = 512;
 
 /// Whether a kernel multiplies rows of x as they lie in memory: their words are the register operand of wgmma. (Words of two 16-bit
 /// elements would have to be put together from two rows for each tap, which takes longer than to transpose them once.)

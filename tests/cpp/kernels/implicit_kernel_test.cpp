@@ -103,6 +103,16 @@ TEST_P(ImplicitKernels, DoNotDependOnTheOrderOfThreads) {
   }
 }
 
+/// Enough depth that teams with resident weights begin in turn, with a team that has no tile, and chunks of one to three taps.
+TEST_P(ImplicitKernels, BeginInTurn) {
+  const ImplicitKernel& kernel = GetParam();
+  for (const Problem& problem : {make_problem(1, 88, 30, {{700, 3, 1}}, 1, true), make_problem(2, 256, 33, {{150, 1, 1}}), make_problem(1, 130, 9, {{515, 4, 2, 1}}, 1, true)}) {
+    for (const int multiprocessors : {1, 2}) {
+      EXPECT_TRUE(expect_exact(problem, kernel, multiprocessors, false, {{}, {emulator::Order::starve, emulator::Completion::late, 3}}));
+    }
+  }
+}
+
 /// The largest error of sums in plain float32, one term after the other, on one axis and sample.
 double float32_error(const Problem& p, const Operands& operands, const std::vector<double>& expected) {
   const Axis& axis = p.axis(0);
