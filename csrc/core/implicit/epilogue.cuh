@@ -44,7 +44,7 @@ struct Epilogue {
   static constexpr int kRows = C::kTile.warpgroup_rows();
   static constexpr int kBlockCores = kColumnBlock / 8;
   /// Whether there are problems of Store::direct.
-  static constexpr bool kStoresDirectly = C::kRawRows;
+  static constexpr bool kStoresDirectly = C::kFamily == Family::sm90 && !C::kChannelsLast;
 
   const Params& p;
   const Tile& tile;
@@ -642,7 +642,34 @@ struct Epilogue {
     switch (p.g.direct_outputs) {
       case 1: return store_direct<kWhole, 1>(sums);
       case 2: return store_direct<kWhole, 2>(sums);
-      default: return store_direct<kWhole, 4>(sums);
+      case 4: return store_direct<kWhole, 4>(sums);
+    }
+    if constexpr (C::kVector > 4) store_direct<kWhole, C::kVector>(sums);
+  }
+
+  /// Consecutive outputs in one access, to which `to` is aligned.
+  template <int kCount>
+  __device__ __forceinline__ static void store_outputs(unsigned char* to, const float (&values)[kCount]) {
+    constexpr int kBytes = kCount * int(sizeof(Element));
+    if constexpr (kCount == 1) {
+      *reinterpret_cast<Element*>(to) = from_float<Element>(values[0]);
+    } else {
+      std::uint32_t words[kBytes / 4];
+#pragma unroll
+      for (int i = 0; i < kBytes / 4; ++i) {
+        if constexpr (sizeof(Element) == 4) {
+          words[i] = __float_as_uint(values[i]);
+        } else {
+          words[i] = gpu::pack<Element>(values[2 * i], values[2 * i + 1]);
+        }
+      }
+      if constexpr (kBytes == 4) {
+        *reinterpret_cast<std::uint32_t*>(to) = words[0];
+      } else if constexpr (kBytes == 8) {
+        *reinterpret_cast<uint2*>(to) = make_uint2(words[0], words[1]);
+      } else {
+        *reinterpret_cast<uint4*>(to) = make_uint4(words[0], words[1], words[2], words[3]);
+      }
     }
   }
 
@@ -657,7 +684,7 @@ struct Epilogue {
       for (int half = 0; half < 2; ++half) {
         const Row row = row_of(g, first_row() + row_of_thread(m, half, thread));
         outputs[m][half] = output_of(row.position, 0);
-        rows[m][half] = static_cast<unsigned char*>(p.y) + index_of(row.sample, 0, outputs[m][half]) * std::int64_t{sizeof(float)};
+        rows[m][half] = static_cast<unsigned char*>(p.y) + index_of(row.sample, 0, outputs[m][half]) * std::int64_t{sizeof(Element)};
         if (!row.valid) outputs[m][half] = -(std::int64_t{1} << 40);
       }
     }
@@ -678,15 +705,7 @@ struct Epilogue {
           for (int i = 0; i < kTogether; ++i) {
             values[i] = activation(sums[m][(first + i) / 2 * 4 + 2 * half + (first + i) % 2] + column_bias);
           }
-          if (!exists) continue;
-          unsigned char* const to = rows[m][half] + column.at;
-          if constexpr (kTogether == 1) {
-            *reinterpret_cast<float*>(to) = values[0];
-          } else if constexpr (kTogether == 2) {
-            *reinterpret_cast<float2*>(to) = make_float2(values[0], values[1]);
-          } else {
-            *reinterpret_cast<float4*>(to) = make_float4(values[0], values[1], values[2], values[3]);
-          }
+          if (exists) store_outputs(rows[m][half] + column.at, values);
         }
       }
     }

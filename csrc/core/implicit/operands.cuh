@@ -118,11 +118,8 @@ struct Column {
 /// Store::direct: which of the consecutive columns of a block the product's column `i` is. A thread holds columns 2t and 2t + 1 of each eight; they
 /// are dealt out so that what it stores together, and after that what neighbouring threads store, is consecutive.
 __device__ __forceinline__ int direct_column(const ImplicitGeometry& g, int i) {
-  switch (g.direct_outputs) {
-    case 1: return (i & ~7) + i % 2 * 4 + i % 8 / 2;
-    case 2: return i;
-    default: return (i & ~15) + i % 8 / 2 * 4 + i % 16 / 8 * 2 + i % 2;
-  }
+  const int outputs = g.direct_outputs, rest = i & (4 * outputs - 1);
+  return outputs == 1 ? (i & ~7) + i % 2 * 4 + i % 8 / 2 : i - rest + i % 8 / 2 * outputs + rest / 8 * 2 + i % 2;
 }
 
 /// Column `i` of column block `block` of the group.

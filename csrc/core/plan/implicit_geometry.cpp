@@ -21,6 +21,9 @@ constexpr int kStagingLimit = 36 << 10, kMostStaging = 60 << 10;
 constexpr int kSector = 32;
 /// More taps in a chunk save reloading x for them, and cost stages.
 constexpr int kMostChunkTaps = 4;
+/// Depth, in channels times taps, from which on threads store float32 outputs one by one: neighbouring residues are then apart in memory, and
+/// the more of them there are, the more sectors a warp's store has part of. (Stores of two bytes are not worth it at any depth.)
+constexpr int kDirectDepth = 128, kDirectDepthOfManyResidues = 512;
 /// Depth, in channels times taps, from which on the tensor cores and not memory are what teams share: they then begin in turn. (Teams that
 /// begin together would go on to multiply at the same time and to store at the same time.)
 constexpr int kInTurnDepth = 256;
@@ -74,19 +77,22 @@ void set_problem(const Problem& problem, ImplicitGeometry* g) {
 }
 
 /// Consecutive residues are consecutive outputs, and begin where so many of them are aligned in every row of y.
-int direct_outputs(const ImplicitGeometry& g) {
-  const auto together = [&](int outputs) {
+int direct_outputs(int element, const ImplicitGeometry& g) {
+  int outputs = 16 / element;
+  const auto together = [&] {
     return g.dilation == 1 && g.residues % outputs == 0 && g.output % outputs == 0 && g.padding % outputs == 0 && g.stride % outputs == 0;
   };
-  return together(4) ? 4 : together(2) ? 2 : 1;
+  while (outputs > 1 && !together()) outputs /= 2;
+  return outputs;
 }
 
 /// Whether threads store their sums themselves: it takes a third of the instructions of putting runs together, but more requests to memory
 /// where each store is one output. Those are fewer than the products' cycles if there is enough depth (measured: see PERFORMANCE.md).
-bool stores_directly(const ImplicitTile& tile, const ImplicitGeometry& g) {
-  if (!g.raw_rows || g.fill) return false;  // outputs without taps would be one more pass
+bool stores_directly(int element, const ImplicitTile& tile, const ImplicitGeometry& g) {
+  if (tile.family != Family::sm90 || g.channels_last || g.fill) return false;  // outputs without taps would be one more pass
   const bool short_rows = g.output < std::int64_t{4} * tile.warpgroup_rows() * g.stride;  // whose runs are put together one by one
-  return g.direct_outputs > 1 || short_rows || std::int64_t{g.in_channels} * g.taps >= (g.residues <= 2 ? 128 : 512);
+  if (g.direct_outputs > 1 || short_rows) return true;
+  return element >= 4 && std::int64_t{g.in_channels} * g.taps >= (g.residues <= 2 ? kDirectDepth : kDirectDepthOfManyResidues);
 }
 
 /// Rows of a warpgroup whose outputs it stores, and where its stores are cut.
@@ -284,8 +290,8 @@ bool make_implicit_geometry(const Problem& problem, Precision precision, const I
     ImplicitGeometry g{};
     set_problem(problem, &g);
     g.raw_rows = multiplies_raw_rows(tile.family, problem.dtype, problem.layout);
-    g.direct_outputs = direct_outputs(g);
-    if (stores_directly(tile, g)) g.store = Store::direct;
+    g.direct_outputs = direct_outputs(element, g);
+    if (stores_directly(element, tile, g)) g.store = Store::direct;
     g.resident = resident;
     g.teams = resident ? tile.warpgroups() : 1;
     g.in_turn = g.teams > 1 && std::int64_t{g.in_channels} * g.taps >= kInTurnDepth;

@@ -80,11 +80,9 @@ struct Column {
 };
 
 Column column_at(const ImplicitGeometry& g, int block, int i) {
-  if (g.store == Store::direct) {  // a thread's columns of each eight (sixteen) are those of its outputs that are stored together
-    const int lane = i % 8 / 2, odd = i % 2;
-    const int in_block = g.direct_outputs == 1   ? i / 8 * 8 + odd * 4 + lane
-                         : g.direct_outputs == 2 ? i
-                                                 : i / 16 * 16 + lane * 4 + i % 16 / 8 * 2 + odd;
+  if (g.store == Store::direct) {  // the outputs that a thread stores together are two of each eight columns, or one after the other
+    const int lane = i % 8 / 2, odd = i % 2, outputs = g.direct_outputs, four = 4 * outputs;
+    const int in_block = outputs == 1 ? i / 8 * 8 + odd * 4 + lane : i / four * four + lane * outputs + i % four / 8 * 2 + odd;
     const int number = block * kColumnBlock + in_block;
     return {number / g.residues, number % g.residues, number < g.residues * g.out_channels};
   }
@@ -242,10 +240,12 @@ TEST(ImplicitGeometry, PutsShortSamplesNextToEachOther) {
 
 // Which rows store how is measured; that each way is in use is not left to that.
 TEST(ImplicitGeometry, StoresInEveryWay) {
-  const auto stores = [](const Problem& problem) {
+  const auto stores = [](const Problem& problem, DType dtype = DType::float32) {
     std::set<int> outputs;  // 0: staged
     for (const auto& [planned_problem, plan, g] : planned(problem, gpu(90))) {
-      if (g.raw_rows) outputs.insert(g.store == Store::direct ? g.direct_outputs : 0);
+      const bool sm90 = implicit_instances()[plan.instance].tile.family == Family::sm90;
+      EXPECT_FALSE((!sm90 || g.channels_last) && g.store == Store::direct);
+      if (sm90 && !g.channels_last && plan.dtype == dtype) outputs.insert(g.store == Store::direct ? g.direct_outputs : 0);
     }
     return outputs;
   };
@@ -255,6 +255,13 @@ TEST(ImplicitGeometry, StoresInEveryWay) {
   EXPECT_EQ(stores(make_problem(1, 64, 32, {{120000, 4, 2, 0}})), std::set<int>{2});
   EXPECT_EQ(stores(make_problem(12, 768, 384, {{264, 16, 8, 4}})), std::set<int>{4});
   EXPECT_EQ(stores(make_problem(16, 32, 64, {{131072, 3, 2, 1, 0, 2}})), std::set<int>{0});  // outputs without taps
+  for (const DType dtype : {DType::bfloat16, DType::float16}) {
+    EXPECT_EQ(stores(oobleck, dtype), std::set<int>{0});
+    EXPECT_EQ(stores(make_problem(8, 256, 128, {{40, 4, 2, 1}}), dtype), std::set<int>{1});  // short rows
+    EXPECT_EQ(stores(make_problem(1, 64, 32, {{120000, 4, 2, 0}}), dtype), std::set<int>{2});
+    EXPECT_EQ(stores(make_problem(12, 768, 384, {{264, 16, 8, 4}}), dtype), std::set<int>{4});
+    EXPECT_EQ(stores(make_problem(12, 768, 384, {{264, 16, 8, 0}}), dtype), std::set<int>{8});
+  }
 }
 
 /// KernelBench 64: all of its weights stay, and what is left of shared memory is four stages for each of the two teams.
@@ -351,8 +358,8 @@ TEST(ImplicitGeometry, CoversTheProblemWithinTheMachine) {
 
         // Stores: tables of columns, or staging buffers with their tables.
         if (g.store == Store::direct) {
-          EXPECT_TRUE(g.raw_rows && !g.fill);
-          EXPECT_TRUE(g.direct_outputs == 1 || g.direct_outputs == 2 || g.direct_outputs == 4);
+          EXPECT_TRUE(tile.family == Family::sm90 && !g.channels_last && !g.fill);
+          EXPECT_EQ(vector % g.direct_outputs, 0);
           for (const std::int64_t extent : {g.output, g.padding, std::int64_t{g.stride}, std::int64_t{g.residues}}) {
             EXPECT_EQ(extent % g.direct_outputs, 0) << "16-byte stores have to be aligned in every row";
           }
