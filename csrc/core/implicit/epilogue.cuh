@@ -38,7 +38,8 @@ struct EpilogueState {
   int buffer = 0;  ///< that is next, if a tile has one column block; with more, the block's number says it
 };
 
-template <class C, class Activation = Identity>
+/// kSets: ImplicitGeometry::sets.
+template <class C, int kSets, class Activation = Identity>
 struct Epilogue {
   using Element = typename C::Element;
   static constexpr int kRows = C::kTile.warpgroup_rows();
@@ -57,17 +58,13 @@ struct Epilogue {
   /// Stores a tile's sums. `state.listed` has to be kNothing where the tile's columns are new.
   __device__ __forceinline__ void run(const Sums<C>& sums, EpilogueState& state) const {
     const ImplicitGeometry& g = p.g;
-    if constexpr (kStoresDirectly) {
-      if (g.store == Store::direct) return run_direct(sums, state);
-    }
-    if (g.store == Store::rows && segments(g.owned_rows) == 1) {
-      if (g.buffers == 1) {
-        run_one_sample<1>(sums, state);
-      } else {
-        run_one_sample<2>(sums, state);
-      }
+    if constexpr (kSets == 2) {
+      run_direct(sums, state);
     } else {
-      run_any(sums, state);
+      if constexpr (kStoresDirectly) {
+        if (g.store == Store::direct) return run_direct(sums, state);
+      }
+      run_staged(sums, state);
     }
   }
 
@@ -84,6 +81,19 @@ struct Epilogue {
   __device__ __forceinline__ static void finish() { wait_for_stores<0>(); }
 
  private:
+  __device__ __forceinline__ void run_staged(const Sums<C>& sums, EpilogueState& state) const {
+    const ImplicitGeometry& g = p.g;
+    if (g.store == Store::rows && segments(g.owned_rows) == 1) {
+      if (g.buffers == 1) {
+        run_one_sample<1>(sums, state);
+      } else {
+        run_one_sample<2>(sums, state);
+      }
+    } else {
+      run_any(sums, state);
+    }
+  }
+
   __device__ __forceinline__ Place* places() const {
     return reinterpret_cast<Place*>(reinterpret_cast<unsigned char*>(staging) + p.g.staging_bytes) - C::kColumns;
   }
@@ -189,7 +199,7 @@ struct Epilogue {
 
   /// The first output of a position, as an index into its row of y, in which it may not lie.
   __device__ __forceinline__ std::int64_t output_of(int position, int residue) const {
-    return (p.g.first_position + position) * p.g.stride + std::int64_t{residue} * p.g.dilation - p.g.padding;
+    return p.g.first_output + std::int64_t{position} * p.g.stride + std::int64_t{residue} * p.g.dilation;
   }
 
   /// Index in y of an output.
@@ -640,11 +650,21 @@ struct Epilogue {
   template <bool kWhole>
   __device__ __forceinline__ void store_direct(const Sums<C>& sums) const {
     switch (p.g.direct_outputs) {
-      case 1: return store_direct<kWhole, 1>(sums);
+      case 1:
+        if constexpr (kSets == 1) store_direct<kWhole, 1>(sums);
+        return;
       case 2: return store_direct<kWhole, 2>(sums);
       case 4: return store_direct<kWhole, 4>(sums);
     }
     if constexpr (C::kVector > 4) store_direct<kWhole, C::kVector>(sums);
+  }
+
+  /// Which of a thread's columns is number `i` of those whose sums it stores together, after `first` others: see direct_column.
+  template <int kTogether>
+  __device__ __forceinline__ static constexpr int column_of_thread(int first, int i) {
+    if constexpr (kSets == 1) return first + i;
+    constexpr int kOfSet = kSets == 1 ? 1 : kTogether / kSets;
+    return i / kOfSet * (C::kSums / 2 / kSets) + first / kSets + i % kOfSet;
   }
 
   /// Consecutive outputs in one access, to which `to` is aligned.
@@ -703,7 +723,8 @@ struct Epilogue {
           float values[kTogether];
 #pragma unroll
           for (int i = 0; i < kTogether; ++i) {
-            values[i] = activation(sums[m][(first + i) / 2 * 4 + 2 * half + (first + i) % 2] + column_bias);
+            const int of_thread = column_of_thread<kTogether>(first, i);
+            values[i] = activation(sums[m][of_thread / 2 * 4 + 2 * half + of_thread % 2] + column_bias);
           }
           if (exists) store_outputs(rows[m][half] + column.at, values);
         }

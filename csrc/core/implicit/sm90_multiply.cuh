@@ -5,10 +5,13 @@
 
 namespace convt_gemm::implicit {
 
-template <class C>
+template <class C, int kSets>
 struct Sm90Multiply {
   static constexpr unsigned kCoreBytes = 128;
   static constexpr unsigned kWeightPlane = C::kColumns * 16;  // four words of depth, all columns
+  static constexpr unsigned kTapWeights = C::kQuads * C::kParts * (kWeightPlane / 16);  // in quads of 16 bytes
+
+  static constexpr unsigned kSecondSet = C::kColumns / 2;  // from the first set's weights
 
   const Params& p;
   const Tile& tile;
@@ -165,6 +168,9 @@ struct Sm90Multiply {
   /// Steps whose words are read together: more hide the time that reading takes, and need registers.
   static constexpr int kTogether = C::kSteps < 2 ? 1 : C::kSteps / 2;
 
+  /// Which sets of columns are multiplied with a place of x: with two of them, the first for the tap before the second's.
+  enum class Multiplied { first, second, both };
+
   /// While the tensor cores multiply, the words of the next steps are read and rounded.
   __device__ __forceinline__ void run_raw(Sums<C>& sums) {
     Chunk chunk;
@@ -174,31 +180,19 @@ struct Sm90Multiply {
       gpu::barrier_wait(shared.full(ring.stage), ring.parity);
       const int taps = taps_of(g, chunk);
       const float* x = stage_of_x() + raw_place(chunk, 0);
-      for (int tap = 0; tap < taps; ++tap, x -= tap_slots) {
-        const std::uint64_t first_weight = weight_descriptor(c, tap);
-#pragma unroll
-        for (int s = 0; s < C::kSteps; s += kTogether) {
-          gpu::warpgroup_wait<1>();  // the registers of the steps before the last are free
-          RawWords words[kTogether];
-#pragma unroll
-          for (int i = 0; i < kTogether; ++i) words[i].read(x + (s + i) * 8 * slots, slots);
-          if (s == kTogether && leaving >= 0) {
-            release(leaving);
-            leaving = -1;
-          }
-          RawOperand operands[kTogether];
-#pragma unroll
-          for (int i = 0; i < kTogether; ++i) operands[i].round(words[i]);
-          gpu::warpgroup_fence();
-#pragma unroll
-          for (int i = 0; i < kTogether; ++i) {
-#pragma unroll
-            for (int block = 0; block < C::kRowBlocks; ++block) {
-              multiply(operands[i].high[block], operands[i].low[0], first_weight, s + i, sums[block], c > 0 || tap > 0 || s + i > 0);
-            }
-          }
-          gpu::warpgroup_commit();
+      if constexpr (kSets == 1) {
+        for (int tap = 0; tap < taps; ++tap, x -= tap_slots) {
+          start_raw<Multiplied::first>(x, slots, weight_descriptor(c, tap), 0, c > 0 || tap > 0, true, sums, leaving);
         }
+      } else {  // a set's tap is the other's next one: each place of x is read once
+        std::uint64_t weight = weight_descriptor(c, 0);
+        start_raw<Multiplied::second>(x + 1, slots, 0, further(weight, kSecondSet), true, c > 0, sums, leaving);
+        for (int tap = 1; tap < taps; ++tap, --x) {
+          const std::uint64_t next = further(weight, kTapWeights);
+          start_raw<Multiplied::both>(x, slots, weight, further(next, kSecondSet), c > 0 || tap > 1, true, sums, leaving);
+          weight = next;
+        }
+        start_raw<Multiplied::first>(x, slots, weight, 0, c > 0 || taps > 1, true, sums, leaving);
       }
       if (g.resident) {
         release(ring.stage);  // its words have been read
@@ -211,6 +205,42 @@ struct Sm90Multiply {
 #pragma unroll
     for (auto& block : sums) gpu::warpgroup_settle(block);
     if (leaving >= 0) release(leaving);
+  }
+
+  /// Starts the products of a chunk's words at `x`, for each set of columns with its own weights, and adds them to what is there already or
+  /// not. Releases the stage `leaving` on the way, if there is one.
+  template <Multiplied kMultiplied>
+  __device__ __forceinline__ void start_raw(const float* x, int slots, std::uint64_t first_weight, std::uint64_t second_weight, bool add_first,
+                                            bool add_second, Sums<C>& sums, int& leaving) const {
+#pragma unroll
+    for (int s = 0; s < C::kSteps; s += kTogether) {
+      gpu::warpgroup_wait<1>();  // the registers of the steps before the last are free
+      RawWords words[kTogether];
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i) words[i].read(x + (s + i) * 8 * slots, slots);
+      if (s == kTogether && leaving >= 0) {
+        release(leaving);
+        leaving = -1;
+      }
+      RawOperand operands[kTogether];
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i) operands[i].round(words[i]);
+      gpu::warpgroup_fence();
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i) {
+#pragma unroll
+        for (int block = 0; block < C::kRowBlocks; ++block) {
+          const RawOperand& operand = operands[i];
+          if constexpr (kMultiplied != Multiplied::second) {
+            multiply(operand.high[block], operand.low[0], first_weight, s + i, part(sums[block], 0), add_first || s + i > 0);
+          }
+          if constexpr (kMultiplied != Multiplied::first) {
+            multiply(operand.high[block], operand.low[0], second_weight, s + i, part(sums[block], 1), add_second || s + i > 0);
+          }
+        }
+      }
+      gpu::warpgroup_commit();
+    }
   }
 
   /// A tap's place in the depth of a tile, and where its operands are.
@@ -271,7 +301,7 @@ struct Sm90Multiply {
     }
     gpu::warpgroup_commit();
     at.x -= tap_slots;
-    at.weight = further(at.weight, C::kQuads * (kWeightPlane / 16));
+    at.weight = further(at.weight, kTapWeights);
     if (++at.tap < at.taps) return;
     if (kResident) {
       release(ring.stage);  // its words have been read
@@ -304,13 +334,18 @@ struct Sm90Multiply {
   /// arrives for its warp, whose threads would have to meet for it.
   __device__ __forceinline__ void release(int stage) const { gpu::barrier_arrive(shared.empty(stage)); }
 
+  /// The sums of a set of columns.
+  __device__ __forceinline__ static float (&part(float (&sums)[C::kSums], int set))[C::kSums / kSets] {
+    return reinterpret_cast<float(&)[C::kSums / kSets]>(sums[set * (C::kSums / kSets)]);
+  }
+
   /// A descriptor `quads` of 16 bytes further on: addresses are its lowest bits, in that unit, and do not leave them.
   __device__ __forceinline__ static std::uint64_t further(std::uint64_t descriptor, unsigned quads) {
     return (descriptor & 0xffffffff00000000u) | (static_cast<std::uint32_t>(descriptor) + quads);
   }
 
   __device__ __forceinline__ std::uint64_t weight_descriptor(int c, int tap) const {
-    const unsigned char* weight = shared.weight(g.resident ? c : ring.stage) + tap * (C::kQuads * C::kParts) * kWeightPlane;
+    const unsigned char* weight = shared.weight(g.resident ? c : ring.stage) + tap * static_cast<int>(kTapWeights * 16);
     return gpu::matrix_descriptor(weight, kWeightPlane, kCoreBytes);
   }
 
@@ -344,16 +379,19 @@ struct Sm90Multiply {
       for (int s = 0; s < C::kSteps; ++s) {
 #pragma unroll
         for (int block = 0; block < C::kRowBlocks; ++block) {
-          const std::uint64_t x_high = further(first_x, s * C::kParts * 2 * g.slots + block * 64), x_low = further(x_high, 2 * g.slots);
-          multiply(x_high, x_low, first_weight, s, sums[block], accumulate || s > 0);
+#pragma unroll
+          for (int set = 0; set < kSets; ++set) {
+            const std::uint64_t x_high = further(first_x, s * C::kParts * 2 * g.slots + block * 64 + set), x_low = further(x_high, 2 * g.slots);
+            multiply(x_high, x_low, further(first_weight, set * kSecondSet), s, part(sums[block], set), accumulate || s > 0);
+          }
         }
       }
     }
   }
 
   /// Starts the products of one step and row block.
-  template <class Words>
-  __device__ __forceinline__ static void multiply(const Words& x_high, const Words& x_low, std::uint64_t first_weight, int s, float (&sums)[C::kSums], bool add) {
+  template <class Words, int kSums>
+  __device__ __forceinline__ static void multiply(const Words& x_high, const Words& x_low, std::uint64_t first_weight, int s, float (&sums)[kSums], bool add) {
     const std::uint64_t high = further(first_weight, s * C::kParts * 2 * (kWeightPlane / 16)), low = further(high, 2 * (kWeightPlane / 16));
     if constexpr (C::kSplit) {
       gpu::warpgroup_multiply<C::kOperand>(sums, x_low, high, add);

@@ -67,6 +67,7 @@ void set_problem(const Problem& problem, ImplicitGeometry* g) {
   g->residues = int(std::min(axis.kernel, residues.tap_step));
   g->taps = int(residues.most_taps);
   g->fill = g->gcd > 1 || g->residues < g->tap_step;
+  g->sets = 1;
   g->compact = std::int64_t{g->residues - 1} * g->dilation < g->stride;
   g->minors = g->channels_last ? g->out_channels : g->residues;
   g->majors = g->channels_last ? g->residues : g->out_channels;
@@ -76,11 +77,18 @@ void set_problem(const Problem& problem, ImplicitGeometry* g) {
                                              : Store::positions;
 }
 
+/// Numbers residues by the output if a thread can then store all of a position's at a time, and else could not.
+void set_sets(int element, ImplicitGeometry* g) {
+  const int shift = int(g->padding % g->stride);
+  if (g->dilation > 1 || g->residues < g->stride || 2 * shift != g->stride || 16 / element % g->stride != 0 || g->output % g->stride != 0) return;
+  g->sets = 2, g->shift = shift;
+}
+
 /// Consecutive residues are consecutive outputs, and begin where so many of them are aligned in every row of y.
 int direct_outputs(int element, const ImplicitGeometry& g) {
   int outputs = 16 / element;
   const auto together = [&] {
-    return g.dilation == 1 && g.residues % outputs == 0 && g.output % outputs == 0 && g.padding % outputs == 0 && g.stride % outputs == 0;
+    return g.dilation == 1 && g.residues % outputs == 0 && g.output % outputs == 0 && (g.padding - g.shift) % outputs == 0 && g.stride % outputs == 0;
   };
   while (outputs > 1 && !together()) outputs /= 2;
   return outputs;
@@ -118,14 +126,16 @@ bool set_rows(int element, const ImplicitTile& tile, ImplicitGeometry* g) {
   const std::int64_t reach = std::int64_t{g->residues - 1} * g->dilation;
   std::int64_t halo = std::int64_t{g->taps - 1} * g->input_step;
   g->first_position = floor_div(g->padding - (g->compact ? 0 : reach), g->stride);
-  const std::int64_t positions = floor_div(g->padding + g->output - 1, g->stride) + 1 - g->first_position;
+  g->first_output = g->first_position * g->stride - g->padding + g->shift;
+  const std::int64_t positions = floor_div(g->output - 1 - g->first_output, g->stride) + 1;
+  const std::int64_t reach_of_x = positions + g->sets - 1;  // places of x that they read
   g->vector_rows = !g->raw_rows && !g->channels_last && g->input % kVectorPositions == 0;
   const int unit = g->vector_rows ? kVectorPositions : 1;
   halo += g->first_position - halo - floor_div(g->first_position - halo, unit) * unit;
   // The zeros before a sample may be those after the one before it.
   const std::int64_t before = std::max<std::int64_t>(0, halo - g->first_position);
-  const std::int64_t after = std::max<std::int64_t>(0, positions + g->first_position - g->input);
-  std::int64_t sample_rows = round_up(positions + halo - std::min({halo, before, after}), unit);
+  const std::int64_t after = std::max<std::int64_t>(0, reach_of_x + g->first_position - g->input);
+  std::int64_t sample_rows = round_up(reach_of_x + halo - std::min({halo + g->sets - 1, before, after}), unit);
   if (g->raw_rows) {
     const int vector = 16 / element;
     sample_rows = next_with_rest(sample_rows, int(std::int64_t{g->in_channels} * g->groups % vector * (g->input % vector) % vector), vector);
@@ -230,7 +240,7 @@ bool set_columns(int element, int buffers, const ImplicitTile& tile, ImplicitGeo
 /// Stages for chunks of `chunk_taps` taps; false if there is no room for two.
 bool set_chunks(int element, bool split, int chunk_taps, const ImplicitTile& tile, const DeviceTraits& traits, ImplicitGeometry* g) {
   const int word_elements = 4 / element, parts = split ? 2 : 1;
-  const std::int64_t halo = std::int64_t{chunk_taps - 1} * g->input_step;
+  const std::int64_t halo = std::int64_t{chunk_taps - 1} * g->input_step + g->sets - 1;
   if (halo > 4096) return false;
   g->chunk_taps = chunk_taps;
   g->tap_blocks = int(ceil_div(g->taps, chunk_taps));
@@ -290,6 +300,7 @@ bool make_implicit_geometry(const Problem& problem, Precision precision, const I
     ImplicitGeometry g{};
     set_problem(problem, &g);
     g.raw_rows = multiplies_raw_rows(tile.family, problem.dtype, problem.layout);
+    if (multiplies_two_sets(tile, problem.layout, g.raw_rows, split)) set_sets(element, &g);
     g.direct_outputs = direct_outputs(element, g);
     if (stores_directly(element, tile, g)) g.store = Store::direct;
     g.resident = resident;

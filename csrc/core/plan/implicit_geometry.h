@@ -11,6 +11,14 @@
 // because S' dilation = D' stride. So the rows of the product are positions u, its columns are (out channel, residue), and its
 // depth is (in channel, j): a product of x, shifted by j D', with weights that are only read. Each q that is a multiple
 // of g has exactly one (u, r); if r has no tap (r >= kernel) or g does not divide q, the output is the bias.
+//
+// Where a position's outputs begin in the middle of what a thread could store at a time, since padding is no multiple of the stride, residues
+// can be numbered by the output instead. With dilation 1, kernel >= stride and p = padding mod stride, output m stride + rho has
+//
+//   r = rho + p and u = m + floor(padding / stride)  if rho + p < stride,  else r = rho + p - stride and a u that is one more.
+//
+// So a row is a position m, and columns are two sets, of which the second reads x one position further. With p = stride / 2, which is
+// the padding of upsampling layers (kernel = 2 stride), both have as many columns: a tile's first half is of one set, its second half of the other.
 #include <cstdint>
 
 #include "convt_gemm/plan.h"
@@ -74,6 +82,8 @@ struct ImplicitGeometry {
   int inverse;     ///< of D' modulo S'
   bool fill;       ///< some outputs have no tap and are the bias
   bool compact;    ///< the residues of a position end before those of the next begin
+  int sets;        ///< of columns: 2 if residues are numbered by the output
+  int shift;       ///< p of two sets, else 0
 
   // A team is warpgroups that multiply one tile together and the warps that load for them. If the weights of a column tile fit
   // in shared memory as a whole, each warpgroup is a team of its own, and one stores while the other multiplies; else all
@@ -87,10 +97,11 @@ struct ImplicitGeometry {
 
   // Rows: the positions of all samples one after the other, so that a tile of short samples is as full as one of a long one. Sample
   // n has rows n sample_rows + (u - first_position). x is laid out likewise, `halo` slots further: row p reads slot
-  // p + halo - j D' for tap j, and slot n sample_rows + e holds x[first_position - halo + e] of sample n. Samples lie as close as
+  // p + halo - j D' for tap j (the second set's columns the one after that), and slot n sample_rows + e holds x[first_position - halo + e] of sample n. Samples lie as close as
   // the zeros around them allow. With vector_rows, slots that are a multiple of kVectorPositions hold elements of x that are one in
   // their row, so that rows whose length is one too can be loaded so many positions at a time.
   std::int64_t first_position;  ///< lowest u that reaches an output
+  std::int64_t first_output;    ///< of that position and residue 0, in its row, which may begin later
   int positions;                ///< that do, of a sample
   int halo;
   // With raw_rows, rows of x lie in shared memory as in memory, 16 bytes aligned there as here: a slot of any sample is as far after a
@@ -172,6 +183,12 @@ inline constexpr int kBarrierBytes = 512;
 /// elements would have to be put together from two rows for each tap, which takes longer than to transpose them once.)
 constexpr bool multiplies_raw_rows(Family family, DType dtype, Layout layout) {
   return family == Family::sm90 && dtype == DType::float32 && layout == Layout::channels_first;
+}
+
+/// Whether a kernel has a way to multiply for two sets of columns. (Where a thread splits its words in two, or where a chunk is one step, there
+/// would have to be registers for more words of x at a time.)
+constexpr bool multiplies_two_sets(const ImplicitTile& tile, Layout layout, bool raw_rows, bool split) {
+  return tile.family == Family::sm90 && layout == Layout::channels_first && tile.columns >= 64 && !split && !(raw_rows && tile.words < 16);
 }
 
 /// Works out the geometry, or says false where the tile cannot serve the problem (more than one axis, sizes beyond 32 bits,

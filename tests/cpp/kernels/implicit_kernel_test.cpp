@@ -102,6 +102,16 @@ TEST_P(ImplicitKernels, StoreConsecutiveOutputsTogether) {
   }
 }
 
+/// Residues numbered by the output: half of the columns read x one position further. Short rows and long ones, kernels that are no multiple of the
+/// stride, more taps than a chunk has, more padding than a stride, more than one chunk, samples that share their zeros.
+TEST_P(ImplicitKernels, HaveTwoSetsOfColumns) {
+  const ImplicitKernel& kernel = GetParam();
+  for (const Axis& axis : {Axis{563, 4, 2, 1}, Axis{530, 8, 4, 2}, Axis{17, 16, 8, 4}, Axis{300, 3, 2, 1, 1}, Axis{61, 19, 4, 2, 1}, Axis{90, 12, 4, 6}, Axis{34, 2, 2, 1}}) {
+    EXPECT_TRUE(expect_exact(make_problem(3, 5, 19, {axis}, 1, true), kernel, 2, false, {{}}));
+    EXPECT_TRUE(expect_exact(make_problem(1, 70, 33, {axis}, 1), kernel, 1, true, {{emulator::Order::starve, emulator::Completion::late, 5}}));
+  }
+}
+
 /// Two tiles of rows and columns, odd lengths and more than one chunk, so that stages are filled again while others are read.
 TEST_P(ImplicitKernels, DoNotDependOnTheOrderOfThreads) {
   const ImplicitKernel& kernel = GetParam();
