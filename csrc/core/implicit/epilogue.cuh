@@ -627,6 +627,9 @@ struct Epilogue {
     std::int64_t near_, far_;
   };
 
+  /// Rows that the warpgroup stores: all, if x need not come out even for loading threads.
+  __device__ __forceinline__ int owned_rows() const { return C::kRawRows ? kRows : p.g.owned_rows; }
+
   __device__ __forceinline__ void run_direct(const Sums<C>& sums, EpilogueState& state) const {
     const ImplicitGeometry& g = p.g;
     if (uniform(!g.resident && state.listed != EpilogueState::kDirect)) {
@@ -637,8 +640,9 @@ struct Epilogue {
     }
     const Row first = row_of(g, first_row());
     const std::int64_t output = output_of(first.position, 0);
-    const bool whole = first.sample < g.batch && first.position + kRows <= g.positions && output >= 0 &&
-                       output_of(first.position + kRows - 1, g.residues - 1) < g.output && (tile.column + 1) * C::kColumns <= g.out_channels * g.residues;
+    const int rows = owned_rows();
+    const bool whole = first.sample < g.batch && first.position + rows <= g.positions && output >= 0 &&
+                       output_of(first.position + rows - 1, g.residues - 1) < g.output && (tile.column + 1) * C::kColumns <= g.out_channels * g.residues;
     if (uniform(whole)) {
       store_direct<true>(sums);
     } else {
@@ -698,11 +702,14 @@ struct Epilogue {
     const ImplicitGeometry& g = p.g;
     unsigned char* rows[C::kRowBlocks][2];
     std::int64_t outputs[C::kRowBlocks][2];  // of residue 0; far outside of the row, if the row stands for nothing
+    bool owned[C::kRowBlocks][2];
 #pragma unroll
     for (int m = 0; m < C::kRowBlocks; ++m) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const Row row = row_of(g, first_row() + row_of_thread(m, half, thread));
+        const int number = row_of_thread(m, half, thread);
+        const Row row = row_of(g, first_row() + number);
+        owned[m][half] = number < owned_rows();
         outputs[m][half] = output_of(row.position, 0);
         rows[m][half] = static_cast<unsigned char*>(p.y) + index_of(row.sample, 0, outputs[m][half]) * std::int64_t{sizeof(Element)};
         if (!row.valid) outputs[m][half] = -(std::int64_t{1} << 40);
@@ -719,7 +726,7 @@ struct Epilogue {
       for (int m = 0; m < C::kRowBlocks; ++m) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          const bool exists = kWhole || (column.channel < g.out_channels && outputs[m][half] + in_row >= 0 && outputs[m][half] + in_row < g.output);
+          const bool exists = owned[m][half] && (kWhole || (column.channel < g.out_channels && outputs[m][half] + in_row >= 0 && outputs[m][half] + in_row < g.output));
           float values[kTogether];
 #pragma unroll
           for (int i = 0; i < kTogether; ++i) {

@@ -107,8 +107,8 @@ bool stores_directly(int element, const ImplicitTile& tile, const ImplicitGeomet
 void set_owned_rows(int element, const ImplicitTile& tile, ImplicitGeometry* g) {
   const int rows = tile.warpgroup_rows(), warpgroups = tile.warpgroups() / g->teams;
   g->owned_rows = g->used_rows = rows, g->boundary = 1;
-  if (g->store != Store::rows || g->positions < 4 * rows) return;
-  const int boundary = kSector / element, beyond = int(ceil_div(boundary - 1, g->stride));
+  if ((g->store != Store::rows && g->store != Store::direct) || g->positions < 4 * rows) return;
+  const int boundary = g->store == Store::rows ? kSector / element : 1, beyond = int(ceil_div(boundary - 1, g->stride));
   const auto try_owned = [&](std::int64_t most, int eighths) {
     const int owned = int(std::max<std::int64_t>(0, std::min<std::int64_t>(most, rows - beyond)) / kVectorPositions * kVectorPositions);
     if (8 * owned < eighths * rows) return false;
@@ -116,7 +116,7 @@ void set_owned_rows(int element, const ImplicitTile& tile, ImplicitGeometry* g) 
     return true;
   };
   // So few that what they read of x is no more slots than a team has rows: the loading threads' work comes out even.
-  const std::int64_t halo = std::int64_t{std::min(g->taps, kMostChunkTaps) - 1} * g->input_step + kVectorPositions - 1;
+  const std::int64_t halo = std::int64_t{std::min(g->taps, kMostChunkTaps) - 1} * g->input_step + g->sets - 1 + kVectorPositions - 1;
   if (g->vector_rows && try_owned((g->team_rows - halo - beyond) / warpgroups, 6)) return;
   try_owned(rows, 7);
 }

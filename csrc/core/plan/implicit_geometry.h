@@ -136,7 +136,7 @@ struct ImplicitGeometry {
 
   // Sums leave the registers a column block at a time. A warpgroup's part of a row of y starts and ends at a multiple of `boundary`
   // elements in memory (32 bytes: parts of such a sector cost memory as much as all of it), but for the row's ends: if it is more than one,
-  // a warpgroup has rows beyond its owned ones for what lies between.
+  // a warpgroup has rows beyond its owned ones for what lies between. (With Store::direct it is one.)
   Store store;
   int direct_outputs;                ///< direct: consecutive outputs that a thread stores together: 1, 2, 4 or 8, at most 16 bytes
   int segments;                      ///< rows: samples that a warpgroup's rows may be of
