@@ -655,7 +655,13 @@ struct Epilogue {
   __device__ __forceinline__ void store_direct(const Sums<C>& sums) const {
     switch (p.g.direct_outputs) {
       case 1:
-        if constexpr (kSets == 1) store_direct<kWhole, 1>(sums);
+        if constexpr (kSets == 1) {
+          if (p.g.direct_positions == 1) {
+            store_direct<kWhole, 1>(sums);
+          } else {
+            store_pairs<kWhole>(sums);
+          }
+        }
         return;
       case 2: return store_direct<kWhole, 2>(sums);
       case 4: return store_direct<kWhole, 4>(sums);
@@ -735,6 +741,42 @@ struct Epilogue {
           }
           if (exists) store_outputs(rows[m][half] + column.at, values);
         }
+      }
+    }
+  }
+
+  /// The same with the outputs of two neighbouring positions at a time, which two neighbours of four threads each hold: of a column's two sums
+  /// in a block of 64 rows, the thread of the even position keeps the first and gets its neighbour's, and gives its second for it. (With stride 1
+  /// there is one residue: columns are channels.)
+  template <bool kWhole>
+  __device__ __forceinline__ void store_pairs(const Sums<C>& sums) const {
+    const ImplicitGeometry& g = p.g;
+    constexpr int kStep = 4;  // columns that the four threads of a row have at a time
+    const bool odd = thread / 4 % 2 == 1;
+    const int channel = tile.column * C::kColumns + thread % kStep;
+    const std::int64_t step = kStep * g.output * std::int64_t{sizeof(Element)};
+    const float* const bias = biases() + thread % kStep;
+    unsigned char* to[C::kRowBlocks];
+    bool exists[C::kRowBlocks];
+#pragma unroll
+    for (int m = 0; m < C::kRowBlocks; ++m) {
+      const int number = odd ? row_of_thread(m, 1, thread) - 1 : row_of_thread(m, 0, thread);
+      const Row row = row_of(g, first_row() + number);
+      const std::int64_t output = output_of(row.position, 0);
+      to[m] = static_cast<unsigned char*>(p.y) + index_of(row.sample, channel, output) * std::int64_t{sizeof(Element)};
+      exists[m] = number < owned_rows() && (kWhole || (row.valid && output >= 0 && output < g.output));
+    }
+#pragma unroll
+    for (int i = 0; i < C::kSums / 2; ++i) {  // of the thread's columns
+      const float column_bias = bias[i * kStep];
+      const bool column_exists = kWhole || channel + i * kStep < g.out_channels;
+#pragma unroll
+      for (int m = 0; m < C::kRowBlocks; ++m) {
+        const float first = sums[m][i / 2 * 4 + i % 2], second = sums[m][i / 2 * 4 + 2 + i % 2];
+        const float other = __shfl_xor_sync(0xffffffffu, odd ? first : second, 4);
+        const float values[2] = {activation((odd ? other : first) + column_bias), activation((odd ? second : other) + column_bias)};
+        if (exists[m] && column_exists) store_outputs(to[m], values);
+        to[m] += step;
       }
     }
   }

@@ -21,7 +21,7 @@ constexpr int kStagingLimit = 36 << 10, kMostStaging = 60 << 10;
 constexpr int kSector = 32;
 /// More taps in a chunk save reloading x for them, and cost stages.
 constexpr int kMostChunkTaps = 4;
-/// Depth, in channels times taps, from which on threads store float32 outputs one by one: neighbouring residues are then apart in memory, and
+/// Depth, in words times taps, from which on threads store four bytes at a time: neighbouring residues are then apart in memory, and
 /// the more of them there are, the more sectors a warp's store has part of. (Stores of two bytes are not worth it at any depth.)
 constexpr int kDirectDepth = 128, kDirectDepthOfManyResidues = 512;
 /// Depth, in channels times taps, from which on the tensor cores and not memory are what teams share: they then begin in turn. (Teams that
@@ -94,13 +94,21 @@ int direct_outputs(int element, const ImplicitGeometry& g) {
   return outputs;
 }
 
+/// With stride 1 neighbouring positions are consecutive outputs. Pairs begin where two are aligned in every row of y if all samples' first
+/// rows are even.
+int direct_positions(const ImplicitGeometry& g) {
+  const bool even_samples = !g.raw_rows || std::int64_t{g.in_channels} * g.groups % 2 * (g.input % 2) == 0;
+  return g.stride == 1 && g.output % 2 == 0 && even_samples ? 2 : 1;
+}
+
 /// Whether threads store their sums themselves: it takes a third of the instructions of putting runs together, but more requests to memory
 /// where each store is one output. Those are fewer than the products' cycles if there is enough depth (measured: see PERFORMANCE.md).
 bool stores_directly(int element, const ImplicitTile& tile, const ImplicitGeometry& g) {
   if (tile.family != Family::sm90 || g.channels_last || g.fill) return false;  // outputs without taps would be one more pass
   const bool short_rows = g.output < std::int64_t{4} * tile.warpgroup_rows() * g.stride;  // whose runs are put together one by one
   if (g.direct_outputs > 1 || short_rows) return true;
-  return element >= 4 && std::int64_t{g.in_channels} * g.taps >= (g.residues <= 2 ? kDirectDepth : kDirectDepthOfManyResidues);
+  const std::int64_t depth = std::int64_t{g.in_channels} * g.taps * element / 4;
+  return element * g.direct_positions >= 4 && depth >= (g.residues <= 2 ? kDirectDepth : kDirectDepthOfManyResidues);
 }
 
 /// Rows of a warpgroup whose outputs it stores, and where its stores are cut.
@@ -135,7 +143,8 @@ bool set_rows(int element, const ImplicitTile& tile, ImplicitGeometry* g) {
   // The zeros before a sample may be those after the one before it.
   const std::int64_t before = std::max<std::int64_t>(0, halo - g->first_position);
   const std::int64_t after = std::max<std::int64_t>(0, reach_of_x + g->first_position - g->input);
-  std::int64_t sample_rows = round_up(reach_of_x + halo - std::min({halo + g->sets - 1, before, after}), unit);
+  std::int64_t sample_rows = reach_of_x + halo - std::min({halo + g->sets - 1, before, after});
+  sample_rows = round_up(sample_rows, g->store == Store::direct ? std::max(unit, g->direct_positions) : unit);
   if (g->raw_rows) {
     const int vector = 16 / element;
     sample_rows = next_with_rest(sample_rows, int(std::int64_t{g->in_channels} * g->groups % vector * (g->input % vector) % vector), vector);
@@ -302,6 +311,7 @@ bool make_implicit_geometry(const Problem& problem, Precision precision, const I
     g.raw_rows = multiplies_raw_rows(tile.family, problem.dtype, problem.layout);
     if (multiplies_two_sets(tile, problem.layout, g.raw_rows, split)) set_sets(element, &g);
     g.direct_outputs = direct_outputs(element, g);
+    g.direct_positions = direct_positions(g);
     if (stores_directly(element, tile, g)) g.store = Store::direct;
     g.resident = resident;
     g.teams = resident ? tile.warpgroups() : 1;

@@ -139,6 +139,7 @@ struct ImplicitGeometry {
   // a warpgroup has rows beyond its owned ones for what lies between. (With Store::direct it is one.)
   Store store;
   int direct_outputs;                ///< direct: consecutive outputs that a thread stores together: 1, 2, 4 or 8, at most 16 bytes
+  int direct_positions;              ///< direct: neighbouring positions whose outputs it stores together: 2 with stride 1 and aligned pairs, else 1
   int segments;                      ///< rows: samples that a warpgroup's rows may be of
   int boundary;
   int run_length;                    ///< outputs

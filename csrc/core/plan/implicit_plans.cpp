@@ -73,7 +73,7 @@ void predict(const Problem& problem, const ImplicitInstance& instance, const Imp
   const double columns = double(tile.columns) * tile.row_blocks;
   const double product = !g.raw_rows ? kProduct : split ? kRawSplitProduct : kRawProduct;
   const double step = !g.raw_rows ? 0 : split ? kRawSplitStep : kRawStep;
-  const double tile_cycles = g.store == Store::direct ? kDirectTile + kDirectColumn * columns / g.direct_outputs : g.raw_rows ? kRawTile : kTile;
+  const double tile_cycles = g.store == Store::direct ? kDirectTile + kDirectColumn * columns / (g.direct_outputs * g.direct_positions) : g.raw_rows ? kRawTile : kTile;
   const double multiply = (tile_cycles + product * products + step * read_steps + (g.raw_rows ? kRawChunk : kChunk) * g.chunks +
                            (g.fill && g.buffers * kColumnBlock < tile.columns ? kFillColumn * columns : 0) +
                            (g.store != Store::rows && g.store != Store::direct ? kShortColumn * columns : 0)) *

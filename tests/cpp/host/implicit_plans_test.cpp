@@ -270,7 +270,8 @@ TEST(ImplicitGeometry, StoresInEveryWay) {
   EXPECT_EQ(stores(make_problem(12, 768, 384, {{264, 16, 8, 4}})), std::set<int>{4});
   EXPECT_EQ(stores(make_problem(16, 32, 64, {{131072, 3, 2, 1, 0, 2}})), std::set<int>{0});  // outputs without taps
   for (const DType dtype : {DType::bfloat16, DType::float16}) {
-    EXPECT_EQ(stores(make_problem(4, 128, 128, {{32768, 3, 1, 1}}), dtype), std::set<int>{0});
+    EXPECT_EQ(stores(make_problem(4, 128, 128, {{32769, 3, 1, 1}}), dtype), std::set<int>{0});
+    EXPECT_EQ(stores(make_problem(4, 128, 128, {{32768, 3, 1, 1}}), dtype), std::set<int>{1});  // two positions at a time
     EXPECT_EQ(stores(make_problem(8, 256, 128, {{40, 3, 1, 1}}), dtype), std::set<int>{1});  // short rows
     EXPECT_EQ(stores(oobleck, dtype), std::set<int>{2});
     EXPECT_EQ(stores(make_problem(1, 64, 32, {{120000, 4, 2, 0}}), dtype), std::set<int>{2});
@@ -288,6 +289,7 @@ TEST(ImplicitGeometry, KeepsManyWeightsBesideNarrowChunks) {
   EXPECT_TRUE(g.resident);
   EXPECT_TRUE(g.in_turn);
   EXPECT_EQ(g.store, Store::direct);
+  EXPECT_EQ(g.direct_positions, 2);
   EXPECT_EQ(g.teams, 2);
   EXPECT_EQ(g.chunks, 16);
   EXPECT_EQ(g.stages, 4);
@@ -379,6 +381,12 @@ TEST(ImplicitGeometry, CoversTheProblemWithinTheMachine) {
         if (g.store == Store::direct) {
           EXPECT_TRUE(tile.family == Family::sm90 && !g.channels_last && !g.fill);
           EXPECT_EQ(vector % g.direct_outputs, 0);
+          if (g.direct_positions == 2) {
+            EXPECT_EQ(g.stride, 1);
+            for (const std::int64_t extent : {g.output, g.first_output, std::int64_t{g.sample_rows.divisor()}, std::int64_t{g.owned_rows}}) {
+              EXPECT_EQ(extent % 2, 0) << "pairs have to be aligned in every row";
+            }
+          }
           if (g.sets == 2) {
             EXPECT_EQ(g.direct_outputs, g.stride);
             EXPECT_EQ(g.shift * 2, g.stride);

@@ -96,7 +96,8 @@ TEST_P(ImplicitKernels, CutLongRows) {
 /// Rows of several tiles, and short ones, of which a thread stores one, two, four or eight outputs at a time where it stores its sums itself.
 TEST_P(ImplicitKernels, StoreConsecutiveOutputsTogether) {
   const ImplicitKernel& kernel = GetParam();
-  for (const Axis& axis : {Axis{560, 4, 2, 0}, Axis{530, 8, 4, 2}, Axis{520, 16, 8, 4}, Axis{536, 8, 8, 0}, Axis{21, 16, 8, 0}, Axis{24, 32, 16, 8}, Axis{40, 3, 1, 0}}) {
+  for (const Axis& axis : {Axis{560, 4, 2, 0}, Axis{530, 8, 4, 2}, Axis{520, 16, 8, 4}, Axis{536, 8, 8, 0}, Axis{21, 16, 8, 0}, Axis{24, 32, 16, 8}, Axis{40, 3, 1, 0},
+                           Axis{640, 3, 1, 0}, Axis{701, 4, 1, 1}, Axis{31, 4, 1, 0}}) {
     EXPECT_TRUE(expect_exact(make_problem(2, 5, 19, {axis}, 1, true), kernel, 2, false, {{}}));
     EXPECT_TRUE(expect_exact(make_problem(1, 4, 66, {axis}, 2), kernel, 1, true, {{emulator::Order::starve, emulator::Completion::late, 5}}));
   }
