@@ -38,11 +38,14 @@ struct EpilogueState {
   int buffer = 0;  ///< that is next, if a tile has one column block; with more, the block's number says it
 };
 
-template <class C, class Activation = Identity>
+/// kSets: ImplicitGeometry::sets.
+template <class C, int kSets, class Activation = Identity>
 struct Epilogue {
   using Element = typename C::Element;
   static constexpr int kRows = C::kTile.warpgroup_rows();
   static constexpr int kBlockCores = kColumnBlock / 8;
+  /// Whether there are problems of Store::direct.
+  static constexpr bool kStoresDirectly = C::kFamily == Family::sm90 && !C::kChannelsLast;
 
   const Params& p;
   const Tile& tile;
@@ -55,9 +58,31 @@ struct Epilogue {
   /// Stores a tile's sums. `state.listed` has to be kNothing where the tile's columns are new.
   __device__ __forceinline__ void run(const Sums<C>& sums, EpilogueState& state) const {
     const ImplicitGeometry& g = p.g;
-    if constexpr (C::kRawRows) {
-      if (g.store == Store::direct) return run_direct(sums, state);
+    if constexpr (kSets == 2) {
+      run_direct(sums, state);
+    } else {
+      if constexpr (kStoresDirectly) {
+        if (g.store == Store::direct) return run_direct(sums, state);
+      }
+      run_staged(sums, state);
     }
+  }
+
+  /// Store::direct: the biases of the tile's columns, in the order of their outputs. Of all `threads` this one is number `first`.
+  __device__ __forceinline__ void list_biases(int first, int threads) const {
+    const ImplicitGeometry& g = p.g;
+    for (int n = first; n < C::kColumns; n += threads) {
+      const int channel = g.minors_of_block.quotient(tile.column * C::kColumns + n);
+      biases()[n] = channel < g.out_channels ? bias_of(channel) : 0.0f;
+    }
+  }
+
+  /// After the last tile: the copy engine may still be reading the staging buffers.
+  __device__ __forceinline__ static void finish() { wait_for_stores<0>(); }
+
+ private:
+  __device__ __forceinline__ void run_staged(const Sums<C>& sums, EpilogueState& state) const {
+    const ImplicitGeometry& g = p.g;
     if (g.store == Store::rows && segments(g.owned_rows) == 1) {
       if (g.buffers == 1) {
         run_one_sample<1>(sums, state);
@@ -69,10 +94,6 @@ struct Epilogue {
     }
   }
 
-  /// After the last tile: the copy engine may still be reading the staging buffers.
-  __device__ __forceinline__ static void finish() { wait_for_stores<0>(); }
-
- private:
   __device__ __forceinline__ Place* places() const {
     return reinterpret_cast<Place*>(reinterpret_cast<unsigned char*>(staging) + p.g.staging_bytes) - C::kColumns;
   }
@@ -178,7 +199,7 @@ struct Epilogue {
 
   /// The first output of a position, as an index into its row of y, in which it may not lie.
   __device__ __forceinline__ std::int64_t output_of(int position, int residue) const {
-    return (p.g.first_position + position) * p.g.stride + std::int64_t{residue} * p.g.dilation - p.g.padding;
+    return p.g.first_output + std::int64_t{position} * p.g.stride + std::int64_t{residue} * p.g.dilation;
   }
 
   /// Index in y of an output.
@@ -574,27 +595,54 @@ struct Epilogue {
 
   // --- Store::direct ---------------------------------------------------------------------------------------------------
 
-  /// A table of the tile's columns, in the order of their outputs.
-  __device__ __forceinline__ DirectColumn* direct_columns() const { return reinterpret_cast<DirectColumn*>(staging); }
+  __device__ __forceinline__ float* biases() const { return reinterpret_cast<float*>(staging); }
+
+  /// Consecutive columns, as a thread goes through them: always the same number further.
+  class DirectColumn {
+   public:
+    int channel, residue;
+    std::int64_t at;  ///< bytes from the outputs of channel 0 and residue 0
+
+    __device__ __forceinline__ DirectColumn(const ImplicitGeometry& g, int number, int step)
+        : channel(g.minors_of_block.quotient(number)), residues_(g.residues) {
+      residue = number - channel * residues_;
+      at = bytes(g, channel, residue);
+      channels_ = g.minors_of_block.quotient(step), more_residues_ = step - channels_ * residues_;
+      near_ = bytes(g, channels_, more_residues_), far_ = near_ + bytes(g, 1, -residues_);
+    }
+
+    __device__ __forceinline__ void advance() {
+      residue += more_residues_, channel += channels_;
+      const bool next_channel = residue >= residues_;
+      if (next_channel) residue -= residues_, ++channel;
+      at += next_channel ? far_ : near_;
+    }
+
+   private:
+    __device__ __forceinline__ static std::int64_t bytes(const ImplicitGeometry& g, int channels, int residues) {
+      return (channels * g.output + residues * std::int64_t{g.dilation}) * std::int64_t{sizeof(Element)};
+    }
+
+    int residues_, channels_, more_residues_;
+    std::int64_t near_, far_;
+  };
+
+  /// Rows that the warpgroup stores: all, if x need not come out even for loading threads.
+  __device__ __forceinline__ int owned_rows() const { return C::kRawRows ? kRows : p.g.owned_rows; }
 
   __device__ __forceinline__ void run_direct(const Sums<C>& sums, EpilogueState& state) const {
     const ImplicitGeometry& g = p.g;
-    if (uniform(state.listed != EpilogueState::kDirect)) {
-      barrier();  // the last tile's table is read
-      for (int n = thread; n < C::kColumns; n += kWarpgroup) {
-        const int number = tile.column * C::kColumns + n;
-        const int channel = g.minors_of_block.quotient(number), residue = number - channel * g.minors_of_block.divisor();
-        const bool valid = channel < g.out_channels;
-        const std::int64_t at = std::int64_t{channel} * g.output + std::int64_t{residue} * g.dilation;
-        direct_columns()[n] = {at * std::int64_t{sizeof(float)}, valid ? bias_of(channel) : 0.0f, valid};
-      }
+    if (uniform(!g.resident && state.listed != EpilogueState::kDirect)) {
+      barrier();  // the last tile's biases are read
+      list_biases(thread, kWarpgroup);
       barrier();
       state.listed = EpilogueState::kDirect;
     }
     const Row first = row_of(g, first_row());
     const std::int64_t output = output_of(first.position, 0);
-    const bool whole = first.sample < g.batch && first.position + kRows <= g.positions && output >= 0 &&
-                       output_of(first.position + kRows - 1, g.residues - 1) < g.output && (tile.column + 1) * C::kColumns <= g.out_channels * g.residues;
+    const int rows = owned_rows();
+    const bool whole = first.sample < g.batch && first.position + rows <= g.positions && output >= 0 &&
+                       output_of(first.position + rows - 1, g.residues - 1) < g.output && (tile.column + 1) * C::kColumns <= g.out_channels * g.residues;
     if (uniform(whole)) {
       store_direct<true>(sums);
     } else {
@@ -606,9 +654,52 @@ struct Epilogue {
   template <bool kWhole>
   __device__ __forceinline__ void store_direct(const Sums<C>& sums) const {
     switch (p.g.direct_outputs) {
-      case 1: return store_direct<kWhole, 1>(sums);
+      case 1:
+        if constexpr (kSets == 1) {
+          if (p.g.direct_positions == 1) {
+            store_direct<kWhole, 1>(sums);
+          } else {
+            store_pairs<kWhole>(sums);
+          }
+        }
+        return;
       case 2: return store_direct<kWhole, 2>(sums);
-      default: return store_direct<kWhole, 4>(sums);
+      case 4: return store_direct<kWhole, 4>(sums);
+    }
+    if constexpr (C::kVector > 4) store_direct<kWhole, C::kVector>(sums);
+  }
+
+  /// Which of a thread's columns is number `i` of those whose sums it stores together, after `first` others: see direct_column.
+  template <int kTogether>
+  __device__ __forceinline__ static constexpr int column_of_thread(int first, int i) {
+    if constexpr (kSets == 1) return first + i;
+    constexpr int kOfSet = kSets == 1 ? 1 : kTogether / kSets;
+    return i / kOfSet * (C::kSums / 2 / kSets) + first / kSets + i % kOfSet;
+  }
+
+  /// Consecutive outputs in one access, to which `to` is aligned.
+  template <int kCount>
+  __device__ __forceinline__ static void store_outputs(unsigned char* to, const float (&values)[kCount]) {
+    constexpr int kBytes = kCount * int(sizeof(Element));
+    if constexpr (kCount == 1) {
+      *reinterpret_cast<Element*>(to) = from_float<Element>(values[0]);
+    } else {
+      std::uint32_t words[kBytes / 4];
+#pragma unroll
+      for (int i = 0; i < kBytes / 4; ++i) {
+        if constexpr (sizeof(Element) == 4) {
+          words[i] = __float_as_uint(values[i]);
+        } else {
+          words[i] = gpu::pack<Element>(values[2 * i], values[2 * i + 1]);
+        }
+      }
+      if constexpr (kBytes == 4) {
+        *reinterpret_cast<std::uint32_t*>(to) = words[0];
+      } else if constexpr (kBytes == 8) {
+        *reinterpret_cast<uint2*>(to) = make_uint2(words[0], words[1]);
+      } else {
+        *reinterpret_cast<uint4*>(to) = make_uint4(words[0], words[1], words[2], words[3]);
+      }
     }
   }
 
@@ -617,42 +708,75 @@ struct Epilogue {
     const ImplicitGeometry& g = p.g;
     unsigned char* rows[C::kRowBlocks][2];
     std::int64_t outputs[C::kRowBlocks][2];  // of residue 0; far outside of the row, if the row stands for nothing
+    bool owned[C::kRowBlocks][2];
 #pragma unroll
     for (int m = 0; m < C::kRowBlocks; ++m) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const Row row = row_of(g, first_row() + row_of_thread(m, half, thread));
+        const int number = row_of_thread(m, half, thread);
+        const Row row = row_of(g, first_row() + number);
+        owned[m][half] = number < owned_rows();
         outputs[m][half] = output_of(row.position, 0);
-        rows[m][half] = static_cast<unsigned char*>(p.y) + index_of(row.sample, 0, outputs[m][half]) * std::int64_t{sizeof(float)};
+        rows[m][half] = static_cast<unsigned char*>(p.y) + index_of(row.sample, 0, outputs[m][half]) * std::int64_t{sizeof(Element)};
         if (!row.valid) outputs[m][half] = -(std::int64_t{1} << 40);
       }
     }
-    const int lane = thread % 4;
+    constexpr int kStep = 4 * kTogether;  // columns that the four threads of a row store at a time
+    const float* const bias = biases() + thread % 4 * kTogether;
+    DirectColumn column(g, tile.column * C::kColumns + thread % 4 * kTogether, kStep);
 #pragma unroll
-    for (int first = 0; first < C::kSums / 2; first += kTogether) {  // of the thread's columns
-      const int in_tile = first * 4 + lane * kTogether, number = tile.column * C::kColumns + in_tile;
-      const DirectColumn column = direct_columns()[in_tile];
-      const std::int64_t residue = number - g.minors_of_block.quotient(number) * g.minors_of_block.divisor(), in_row = residue * g.dilation;
+    for (int first = 0; first < C::kSums / 2; first += kTogether, column.advance()) {  // of the thread's columns
+      const std::int64_t in_row = column.residue * std::int64_t{g.dilation};
+      const float column_bias = bias[first / kTogether * kStep];
 #pragma unroll
       for (int m = 0; m < C::kRowBlocks; ++m) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          const bool exists = kWhole || (column.valid && outputs[m][half] + in_row >= 0 && outputs[m][half] + in_row < g.output);
+          const bool exists = owned[m][half] && (kWhole || (column.channel < g.out_channels && outputs[m][half] + in_row >= 0 && outputs[m][half] + in_row < g.output));
           float values[kTogether];
 #pragma unroll
           for (int i = 0; i < kTogether; ++i) {
-            values[i] = activation(sums[m][(first + i) / 2 * 4 + 2 * half + (first + i) % 2] + column.bias);
+            const int of_thread = column_of_thread<kTogether>(first, i);
+            values[i] = activation(sums[m][of_thread / 2 * 4 + 2 * half + of_thread % 2] + column_bias);
           }
-          if (!exists) continue;
-          unsigned char* const to = rows[m][half] + column.at;
-          if constexpr (kTogether == 1) {
-            *reinterpret_cast<float*>(to) = values[0];
-          } else if constexpr (kTogether == 2) {
-            *reinterpret_cast<float2*>(to) = make_float2(values[0], values[1]);
-          } else {
-            *reinterpret_cast<float4*>(to) = make_float4(values[0], values[1], values[2], values[3]);
-          }
+          if (exists) store_outputs(rows[m][half] + column.at, values);
         }
+      }
+    }
+  }
+
+  /// The same with the outputs of two neighbouring positions at a time, which two neighbours of four threads each hold: of a column's two sums
+  /// in a block of 64 rows, the thread of the even position keeps the first and gets its neighbour's, and gives its second for it. (With stride 1
+  /// there is one residue: columns are channels.)
+  template <bool kWhole>
+  __device__ __forceinline__ void store_pairs(const Sums<C>& sums) const {
+    const ImplicitGeometry& g = p.g;
+    constexpr int kStep = 4;  // columns that the four threads of a row have at a time
+    const bool odd = thread / 4 % 2 == 1;
+    const int channel = tile.column * C::kColumns + thread % kStep;
+    const std::int64_t step = kStep * g.output * std::int64_t{sizeof(Element)};
+    const float* const bias = biases() + thread % kStep;
+    unsigned char* to[C::kRowBlocks];
+    bool exists[C::kRowBlocks];
+#pragma unroll
+    for (int m = 0; m < C::kRowBlocks; ++m) {
+      const int number = odd ? row_of_thread(m, 1, thread) - 1 : row_of_thread(m, 0, thread);
+      const Row row = row_of(g, first_row() + number);
+      const std::int64_t output = output_of(row.position, 0);
+      to[m] = static_cast<unsigned char*>(p.y) + index_of(row.sample, channel, output) * std::int64_t{sizeof(Element)};
+      exists[m] = number < owned_rows() && (kWhole || (row.valid && output >= 0 && output < g.output));
+    }
+#pragma unroll
+    for (int i = 0; i < C::kSums / 2; ++i) {  // of the thread's columns
+      const float column_bias = bias[i * kStep];
+      const bool column_exists = kWhole || channel + i * kStep < g.out_channels;
+#pragma unroll
+      for (int m = 0; m < C::kRowBlocks; ++m) {
+        const float first = sums[m][i / 2 * 4 + i % 2], second = sums[m][i / 2 * 4 + 2 + i % 2];
+        const float other = __shfl_xor_sync(0xffffffffu, odd ? first : second, 4);
+        const float values[2] = {activation((odd ? other : first) + column_bias), activation((odd ? second : other) + column_bias)};
+        if (exists[m] && column_exists) store_outputs(to[m], values);
+        to[m] += step;
       }
     }
   }

@@ -281,6 +281,18 @@ __device__ __forceinline__ Element from_float(float value) {
   }
 }
 
+/// Two of them in a word, `low` in the lower half.
+template <class Element>
+__device__ __forceinline__ std::uint32_t pack(float low, float high) {
+  if constexpr (std::is_same_v<Element, BFloat16>) {
+    const __nv_bfloat162 both = __floats2bfloat162_rn(low, high);
+    return std::uint32_t{__bfloat16_as_ushort(both.y)} << 16 | __bfloat16_as_ushort(both.x);
+  } else {
+    const __half2 both = __floats2half2_rn(low, high);
+    return std::uint32_t{__half_as_ushort(both.y)} << 16 | __half_as_ushort(both.x);
+  }
+}
+
 /// A word from global memory, or zero unless `exists`. (Of `exists ? *from : 0` the compiler may make a load and a choice, which waits for
 /// what was loaded.)
 __device__ __forceinline__ std::uint32_t load_or_zero(const std::uint32_t* from, bool exists) {

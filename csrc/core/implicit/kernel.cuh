@@ -15,14 +15,40 @@ struct Registers {
   static constexpr int kSums = C::kRowBlocks * C::kSums;
   static constexpr int kWanted = (kSums + (!C::kSplit ? 0 : kSums <= 32 ? 2 * kSums : kSums) + (C::kRawRows ? 136 : 88)) / 8 * 8;  // to multiply and to store
   static constexpr int kLeft = (kAll - C::kWarpgroups * kWanted) / C::kLoaders / 8 * 8;
-  // Rows of x that lie as in memory pass through no registers of a loading thread.
-  static constexpr int kNeeded = C::kRawRows ? 56 : 104;
+  // Rows of x that lie as in memory pass through no registers of a loading thread; with less than 80 it spills where its items are, which is
+  // less bad than that those who split products in two spill more.
+  static constexpr int kNeeded = !C::kRawRows ? 104 : C::kSplit ? 56 : 80;
   static constexpr int kLeast = kAtLaunch < kNeeded ? kAtLaunch : kNeeded;
   static constexpr int kLoading = kLeft < kLeast ? kLeast : kLeft < kAtLaunch ? kLeft : kAtLaunch;
   static constexpr int kRest = (kAll - C::kLoaders * kLoading) / C::kWarpgroups / 8 * 8;
   static constexpr int kMultiplying = kRest < 240 ? kRest : 240;
   static_assert(C::kLoaders * kLoading + C::kWarpgroups * kMultiplying <= kAll);
 };
+
+/// What a warpgroup that multiplies does: all tiles of its team.
+template <class C, int kSets>
+__device__ __forceinline__ void multiply_and_store(const Params& p, unsigned char* memory, int warpgroup, int thread) {
+  using Multiply = std::conditional_t<C::kFamily == Family::sm90, Sm90Multiply<C, kSets>, Sm80Multiply<C>>;
+  const ImplicitGeometry& g = p.g;
+  const int team_warpgroups = C::kWarpgroups / g.teams, team = warpgroup / team_warpgroups, in_team = warpgroup - team * team_warpgroups;
+  const Shared shared{memory, g, team};
+  const int first_row = in_team * g.owned_rows;
+  const TileRange range(g, team);
+  RingPosition ring;
+  Tile last{-1, -1, -1};
+  EpilogueState state;
+  if (g.in_turn && team > 0 && range.first < range.end) gpu::barrier_wait(shared.multiplied(team - 1), 0);
+  for (int number = range.first; number < range.end; number += range.step) {
+    const Tile tile = tile_of(g, number);
+    if (tile.column != last.column || tile.group != last.group) state.listed = EpilogueState::kNothing;
+    last = tile;
+    Sums<C> sums;
+    Multiply{p, tile, shared, ring, first_row, thread}.run(sums);
+    if (g.in_turn && number == range.first) gpu::barrier_arrive(shared.multiplied(team));
+    Epilogue<C, kSets>{p, tile, static_cast<typename C::Element*>(shared.staging(warpgroup)), warpgroup, first_row, thread, {}}.run(sums, state);
+  }
+  Epilogue<C, kSets>::finish();
+}
 
 template <class C>
 __device__ __forceinline__ void implicit_gemm(const Params& p) {
@@ -39,11 +65,21 @@ __device__ __forceinline__ void implicit_gemm(const Params& p) {
         gpu::barrier_init(shared.full(stage), C::kRawRows ? 32 : kWarpgroup / loader_teams);
         gpu::barrier_init(shared.empty(stage), team_warpgroups * kWarpgroup);
       }
+      gpu::barrier_init(shared.multiplied(team), kWarpgroup);
     }
     gpu::barrier_init_fence();
   }
   if (g.packed) gpu::wait_for_kernel_before();
-  if (g.resident) load_resident_weights<C>(p, Shared{memory, g, 0}, warpgroup, thread);
+  if (g.resident) {
+    const Shared shared{memory, g, 0};
+    load_resident_weights<C>(p, shared, warpgroup, thread);
+    if constexpr (Epilogue<C, 1>::kStoresDirectly) {
+      if (g.store == Store::direct) {
+        const Tile tile = tile_of(g, TileRange(g, 0).first);
+        Epilogue<C, 1>{p, tile, static_cast<typename C::Element*>(shared.staging(0)), 0, 0, 0, {}}.list_biases(threadIdx.x, C::kThreads);
+      }
+    }
+  }
   __syncthreads();
   if (warpgroup >= C::kWarpgroups) {
     if constexpr (C::kFamily == Family::sm90) gpu::give_registers_back<Registers<C>::kLoading>();
@@ -59,23 +95,10 @@ __device__ __forceinline__ void implicit_gemm(const Params& p) {
     }
   } else {
     if constexpr (C::kFamily == Family::sm90) gpu::take_registers<Registers<C>::kMultiplying>();
-    using Multiply = std::conditional_t<C::kFamily == Family::sm90, Sm90Multiply<C>, Sm80Multiply<C>>;
-    const int team = warpgroup / team_warpgroups, in_team = warpgroup - team * team_warpgroups;
-    const Shared shared{memory, g, team};
-    const int first_row = in_team * g.owned_rows;
-    const TileRange range(g, team);
-    RingPosition ring;
-    Tile last{-1, -1, -1};
-    EpilogueState state;
-    for (int number = range.first; number < range.end; number += range.step) {
-      const Tile tile = tile_of(g, number);
-      if (tile.column != last.column || tile.group != last.group) state.listed = EpilogueState::kNothing;
-      last = tile;
-      Sums<C> sums;
-      Multiply{p, tile, shared, ring, first_row, thread}.run(sums);
-      Epilogue<C>{p, tile, static_cast<typename C::Element*>(shared.staging(warpgroup)), warpgroup, first_row, thread, {}}.run(sums, state);
+    if constexpr (C::kTwoSets) {
+      if (g.sets == 2) return multiply_and_store<C, 2>(p, memory, warpgroup, thread);
     }
-    Epilogue<C>::finish();
+    multiply_and_store<C, 1>(p, memory, warpgroup, thread);
   }
 }
 

@@ -57,11 +57,13 @@ struct Config {
   static constexpr int kThreads = kTile.threads();
   /// Rows of x are multiplied as they lie in memory.
   static constexpr bool kRawRows = multiplies_raw_rows(kFamily_, KindTraits<kKind_>::kDType, kLayout_);
+  static constexpr bool kTwoSets = multiplies_two_sets(kTile, kLayout_, kRawRows, kSplit);
   using Element = typename KindTraits<kKind_>::Element;
   static constexpr gpu::Words kOperand = KindTraits<kKind_>::kWords;
   static constexpr int kWordElements = 4 / int(sizeof(Element));
   static constexpr int kVector = 16 / int(sizeof(Element));  // elements of a 16-byte access
   static constexpr int kParts = kSplit ? 2 : 1;              // high and low, one after the other, in operands of eight words
+  static_assert(kWarpgroups * (2 * kMostStages + 1) * int(sizeof(std::uint64_t)) <= kBarrierBytes);
   static_assert(kColumns_ % kColumnBlock == 0 && kWords_ % 8 == 0 && kRows_ % (64 * kRowBlocks_) == 0);
 };
 
@@ -110,31 +112,13 @@ __device__ __forceinline__ Row row_of(const ImplicitGeometry& g, int number) {
 /// A column of the product, within its group.
 struct Column {
   int channel, residue;
-  int major;   ///< major index within the column block
+  int first_tap;  ///< k of the formula for j = 0
+  int major;      ///< major index within the column block
   bool valid;  ///< blocks may have columns that stand for nothing
 };
 
-/// Store::direct: which of the consecutive columns of a block the product's column `i` is. A thread holds columns 2t and 2t + 1 of each eight; they
-/// are dealt out so that what it stores together, and after that what neighbouring threads store, is consecutive.
-__device__ __forceinline__ int direct_column(const ImplicitGeometry& g, int i) {
-  switch (g.direct_outputs) {
-    case 1: return (i & ~7) + i % 2 * 4 + i % 8 / 2;
-    case 2: return i;
-    default: return (i & ~15) + i % 8 / 2 * 4 + i % 16 / 8 * 2 + i % 2;
-  }
-}
-
-/// Column `i` of column block `block` of the group.
+/// Not with Store::direct: column `i` of column block `block` of the group.
 __device__ __forceinline__ Column column_of(const ImplicitGeometry& g, int block, int i) {
-  if (g.store == Store::direct) {
-    const int number = block * kColumnBlock + direct_column(g, i);
-    Column column;
-    column.channel = g.minors_of_block.quotient(number);
-    column.residue = number - column.channel * g.minors_of_block.divisor();
-    column.major = 0;
-    column.valid = column.channel < g.out_channels;
-    return column;
-  }
   const int first = g.minor_blocks.quotient(block);
   const int part = block - first * g.minor_blocks.divisor();
   const int local = g.minors_of_block.quotient(i);
@@ -142,9 +126,40 @@ __device__ __forceinline__ Column column_of(const ImplicitGeometry& g, int block
   const int minor = part * kColumnBlock + i - local * g.minors_of_block.divisor();
   Column column;
   column.channel = g.channels_last ? minor : major;
-  column.residue = g.channels_last ? major : minor;
+  column.residue = column.first_tap = g.channels_last ? major : minor;
   column.major = local;
   column.valid = local < g.block_majors && major < g.majors && minor < g.minors && block < g.column_blocks;
+  return column;
+}
+
+/// A thread holds columns 2t and 2t + 1 of each eight. If the product's column `i` is number dealt(i, together), then so many of a thread's, one
+/// after the other, are consecutive, and after them come those of the next thread.
+__device__ __forceinline__ int dealt(int i, int together) {
+  const int rest = i & (4 * together - 1);
+  return together == 1 ? (i & ~7) + i % 2 * 4 + i % 8 / 2 : i - rest + i % 8 / 2 * together + rest / 8 * 2 + i % 2;
+}
+
+/// Store::direct: which of the tile's consecutive columns the product's column `n` is. With two sets a thread has one half of what it stores
+/// together in each half of the columns.
+template <class C>
+__device__ __forceinline__ int direct_column(const ImplicitGeometry& g, int n) {
+  if (g.sets == 1) return dealt(n, g.direct_outputs);
+  const int together = g.direct_outputs / 2, set = n / (C::kColumns / 2), number = dealt(n % (C::kColumns / 2), together);
+  return 2 * number - number % together + set * together;
+}
+
+/// Column `n` of a column tile.
+template <class C>
+__device__ __forceinline__ Column column_of_tile(const ImplicitGeometry& g, int tile, int n) {
+  if (g.store != Store::direct) return column_of(g, tile * C::kColumnBlocks + n / kColumnBlock, n % kColumnBlock);
+  const int number = tile * C::kColumns + direct_column<C>(g, n);
+  Column column;
+  column.channel = g.minors_of_block.quotient(number);
+  column.residue = number - column.channel * g.minors_of_block.divisor();
+  column.first_tap = column.residue + g.shift;
+  if (column.first_tap >= g.stride && g.sets == 2) column.first_tap -= g.stride;
+  column.major = 0;
+  column.valid = column.channel < g.out_channels;
   return column;
 }
 
@@ -165,7 +180,13 @@ struct Shared {
   __device__ __forceinline__ unsigned char* weight(int slot) const {
     return base + kBarrierBytes + g.teams * g.stages * g.x_bytes + slot * g.weight_bytes;
   }
-  __device__ __forceinline__ void* staging(int warpgroup) const { return base + g.shared_bytes - (warpgroup + 1) * g.staging_bytes; }
+  __device__ __forceinline__ void* staging(int warpgroup) const {
+    return base + g.shared_bytes - (g.stagings == 1 ? 1 : warpgroup + 1) * g.staging_bytes;
+  }
+  /// ImplicitGeometry::in_turn: the team has multiplied its first tile.
+  __device__ __forceinline__ std::uint64_t* multiplied(int of_team) const {
+    return reinterpret_cast<std::uint64_t*>(base + kBarrierBytes) - 1 - of_team;
+  }
 };
 
 /// The tiles of a team: first, first + step, ... below end. A block with resident weights keeps to one column tile. Tiles that are at work at

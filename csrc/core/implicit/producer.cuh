@@ -383,7 +383,7 @@ class RawXLoader {
   __device__ __forceinline__ void prepare(const Tile& tile, const Chunk& chunk) {
     if (tile.row == tile_.row && tile.group == tile_.group && chunk.tap_block == tap_block_) return;
     tile_ = tile, tap_block_ = chunk.tap_block;
-    first_ = first_slot(g_, tile, chunk), slots_ = g_.team_rows + (g_.chunk_taps - 1) * g_.input_step;
+    first_ = first_slot(g_, tile, chunk), slots_ = g_.team_rows + (g_.chunk_taps - 1) * g_.input_step + g_.sets - 1;
     first_sample_ = first_ < 0 ? 0 : g_.sample_rows.quotient(first_);
     samples_ = g_.sample_rows.quotient(first_ + slots_ - 1) - first_sample_ + 1;
     item_ = item_of(lane_);
@@ -487,13 +487,13 @@ class WeightLoader {
 
   __device__ __forceinline__ WeightLoader(const Params& p, const Tile& tile, int thread) : g_(p.g) {
     column_ = thread % C::kColumns, quad_ = thread / C::kColumns * kDepth;
-    const Column column = column_of(g_, tile.column * C::kColumnBlocks + column_ / kColumnBlock, column_ % kColumnBlock);
+    const Column column = column_of_tile<C>(g_, tile.column, column_);
     stride_ = std::int64_t{g_.out_channels} * g_.kernel;
     weight_ = static_cast<const Element*>(p.weight) +
               (std::int64_t{tile.group} * g_.in_channels + quad_ * C::kVector) * stride_ +
-              (column.valid ? std::int64_t{column.channel} * g_.kernel + column.residue : 0);
+              (column.valid ? std::int64_t{column.channel} * g_.kernel + column.first_tap : 0);
     const int more = g_.taps - 1;  // or one less
-    taps_ = !column.valid ? 0 : column.residue + std::int64_t{more} * g_.tap_step < g_.kernel ? more + 1 : more;
+    taps_ = !column.valid ? 0 : column.first_tap + std::int64_t{more} * g_.tap_step < g_.kernel ? more + 1 : more;
   }
 
   /// Loads a chunk to `to`; `wait` is called before the first is written.

@@ -5,10 +5,13 @@
 
 namespace convt_gemm::implicit {
 
-template <class C>
+template <class C, int kSets>
 struct Sm90Multiply {
   static constexpr unsigned kCoreBytes = 128;
   static constexpr unsigned kWeightPlane = C::kColumns * 16;  // four words of depth, all columns
+  static constexpr unsigned kTapWeights = C::kQuads * C::kParts * (kWeightPlane / 16);  // in quads of 16 bytes
+
+  static constexpr unsigned kSecondSet = C::kColumns / 2;  // from the first set's weights
 
   const Params& p;
   const Tile& tile;
@@ -22,6 +25,12 @@ struct Sm90Multiply {
   __device__ __forceinline__ void run(Sums<C>& sums) {
     if constexpr (C::kSplit) {
       run_split(sums);
+    } else if constexpr (C::kRawRows && C::kSteps == 1) {
+      if (g.resident) {
+        run_raw_in_turn<true>(sums);
+      } else {
+        run_raw_in_turn<false>(sums);
+      }
     } else if constexpr (C::kRawRows) {
       run_raw(sums);
     } else {
@@ -123,57 +132,6 @@ struct Sm90Multiply {
     if (leaving >= 0) release(leaving);
   }
 
-  /// Steps whose words are read together: more hide the time that reading takes, and need registers.
-  static constexpr int kTogether = C::kSteps / 2;
-
-  /// While the tensor cores multiply, the words of the next steps are read and rounded.
-  __device__ __forceinline__ void run_raw(Sums<C>& sums) {
-    Chunk chunk;
-    int leaving = -1;  // the stage whose products may be under way
-    const int slots = gpu::in_register(g.slots), tap_slots = gpu::in_register(g.input_step);
-    for (int c = 0; c < g.chunks; ++c, chunk.advance(g)) {
-      gpu::barrier_wait(shared.full(ring.stage), ring.parity);
-      const int taps = taps_of(g, chunk);
-      const float* x = raw_row(chunk) + slot_of(g, chunk, 0);
-      for (int tap = 0; tap < taps; ++tap, x -= tap_slots) {
-        const std::uint64_t first_weight = weight_descriptor(c, tap);
-#pragma unroll
-        for (int s = 0; s < C::kSteps; s += kTogether) {
-          gpu::warpgroup_wait<1>();  // the registers of the steps before the last are free
-          RawWords words[kTogether];
-#pragma unroll
-          for (int i = 0; i < kTogether; ++i) words[i].read(x + (s + i) * 8 * slots, slots);
-          if (s == kTogether && leaving >= 0) {
-            release(leaving);
-            leaving = -1;
-          }
-          RawOperand operands[kTogether];
-#pragma unroll
-          for (int i = 0; i < kTogether; ++i) operands[i].round(words[i]);
-          gpu::warpgroup_fence();
-#pragma unroll
-          for (int i = 0; i < kTogether; ++i) {
-#pragma unroll
-            for (int block = 0; block < C::kRowBlocks; ++block) {
-              multiply(operands[i].high[block], operands[i].low[0], first_weight, s + i, sums[block], c > 0 || tap > 0 || s + i > 0);
-            }
-          }
-          gpu::warpgroup_commit();
-        }
-      }
-      if (g.resident) {
-        release(ring.stage);  // its words have been read
-      } else {
-        leaving = ring.stage;
-      }
-      ring.advance(g.stages);
-    }
-    gpu::warpgroup_wait<0>();
-#pragma unroll
-    for (auto& block : sums) gpu::warpgroup_settle(block);
-    if (leaving >= 0) release(leaving);
-  }
-
   /// A step's words of x as they are in memory.
   struct RawWords {
     float value[C::kRowBlocks][4];
@@ -207,16 +165,179 @@ struct Sm90Multiply {
     }
   };
 
-  /// Where in the ring's stage this thread's first row of its first channel is.
-  __device__ __forceinline__ const float* raw_row(const Chunk& chunk) const {
-    const int channel = thread % 4;
-    return reinterpret_cast<const float*>(shared.x(ring.stage)) + channel * g.slots + phase_of(p, tile, chunk, channel) + first_row +
-           row_of_thread(0, 0, thread);
+  /// Steps whose words are read together: more hide the time that reading takes, and need registers.
+  static constexpr int kTogether = C::kSteps < 2 ? 1 : C::kSteps / 2;
+
+  /// Which sets of columns are multiplied with a place of x: with two of them, the first for the tap before the second's.
+  enum class Multiplied { first, second, both };
+
+  /// While the tensor cores multiply, the words of the next steps are read and rounded.
+  __device__ __forceinline__ void run_raw(Sums<C>& sums) {
+    Chunk chunk;
+    int leaving = -1;  // the stage whose products may be under way
+    const int slots = gpu::in_register(g.slots), tap_slots = gpu::in_register(g.input_step);
+    for (int c = 0; c < g.chunks; ++c, chunk.advance(g)) {
+      gpu::barrier_wait(shared.full(ring.stage), ring.parity);
+      const int taps = taps_of(g, chunk);
+      const float* x = stage_of_x() + raw_place(chunk, 0);
+      if constexpr (kSets == 1) {
+        for (int tap = 0; tap < taps; ++tap, x -= tap_slots) {
+          start_raw<Multiplied::first>(x, slots, weight_descriptor(c, tap), 0, c > 0 || tap > 0, true, sums, leaving);
+        }
+      } else {  // a set's tap is the other's next one: each place of x is read once
+        std::uint64_t weight = weight_descriptor(c, 0);
+        start_raw<Multiplied::second>(x + 1, slots, 0, further(weight, kSecondSet), true, c > 0, sums, leaving);
+        for (int tap = 1; tap < taps; ++tap, --x) {
+          const std::uint64_t next = further(weight, kTapWeights);
+          start_raw<Multiplied::both>(x, slots, weight, further(next, kSecondSet), c > 0 || tap > 1, true, sums, leaving);
+          weight = next;
+        }
+        start_raw<Multiplied::first>(x, slots, weight, 0, c > 0 || taps > 1, true, sums, leaving);
+      }
+      if (g.resident) {
+        release(ring.stage);  // its words have been read
+      } else {
+        leaving = ring.stage;
+      }
+      ring.advance(g.stages);
+    }
+    gpu::warpgroup_wait<0>();
+#pragma unroll
+    for (auto& block : sums) gpu::warpgroup_settle(block);
+    if (leaving >= 0) release(leaving);
   }
+
+  /// Starts the products of a chunk's words at `x`, for each set of columns with its own weights, and adds them to what is there already or
+  /// not. Releases the stage `leaving` on the way, if there is one.
+  template <Multiplied kMultiplied>
+  __device__ __forceinline__ void start_raw(const float* x, int slots, std::uint64_t first_weight, std::uint64_t second_weight, bool add_first,
+                                            bool add_second, Sums<C>& sums, int& leaving) const {
+#pragma unroll
+    for (int s = 0; s < C::kSteps; s += kTogether) {
+      gpu::warpgroup_wait<1>();  // the registers of the steps before the last are free
+      RawWords words[kTogether];
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i) words[i].read(x + (s + i) * 8 * slots, slots);
+      if (s == kTogether && leaving >= 0) {
+        release(leaving);
+        leaving = -1;
+      }
+      RawOperand operands[kTogether];
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i) operands[i].round(words[i]);
+      gpu::warpgroup_fence();
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i) {
+#pragma unroll
+        for (int block = 0; block < C::kRowBlocks; ++block) {
+          const RawOperand& operand = operands[i];
+          if constexpr (kMultiplied != Multiplied::second) {
+            multiply(operand.high[block], operand.low[0], first_weight, s + i, part(sums[block], 0), add_first || s + i > 0);
+          }
+          if constexpr (kMultiplied != Multiplied::first) {
+            multiply(operand.high[block], operand.low[0], second_weight, s + i, part(sums[block], 1), add_second || s + i > 0);
+          }
+        }
+      }
+      gpu::warpgroup_commit();
+    }
+  }
+
+  /// A tap's place in the depth of a tile, and where its operands are.
+  struct RawCursor {
+    Chunk chunk;
+    int c = 0, tap = 0;  ///< numbers of the chunk and of the tap in it
+    int taps = 0;        ///< of the chunk
+    int to_x = 0;        ///< from the stage's first element to what the thread reads for the chunk's first tap
+    const float* x = nullptr;
+    std::uint64_t weight = 0;
+  };
+
+  /// The register operand of one tap, and the stage that its products are the last of.
+  struct RawTap {
+    RawOperand operand;
+    int leaving = -1;
+  };
+
+  /// The same where a chunk has one step for each tap. The registers of a tap's operand are the tensor cores' until its products are done, so
+  /// there are two of them, which are filled in turn, whatever chunk the taps are of.
+  template <bool kResident>
+  __device__ __forceinline__ void run_raw_in_turn(Sums<C>& sums) {
+    RawCursor at;
+    RawTap even, odd;
+    const int slots = gpu::in_register(g.slots), tap_slots = gpu::in_register(g.input_step);
+    for (;;) {
+      start<kResident>(at, even, slots, tap_slots, sums);
+      if (at.c == g.chunks) break;
+      start<kResident>(at, odd, slots, tap_slots, sums);
+      if (at.c == g.chunks) break;
+    }
+    gpu::warpgroup_wait<0>();
+#pragma unroll
+    for (auto& block : sums) gpu::warpgroup_settle(block);
+    if (!kResident && even.leaving >= 0) release(even.leaving);
+    if (!kResident && odd.leaving >= 0) release(odd.leaving);
+  }
+
+  /// Starts the products of a tap, once those of the tap before the last are done, which had the same registers, and goes on to the next one.
+  template <bool kResident>
+  __device__ __forceinline__ void start(RawCursor& at, RawTap& tap, int slots, int tap_slots, Sums<C>& sums) {
+    if (at.tap == 0) {
+      if (!kResident) finish<kResident>(tap);  // the stage waited for may be the one that it leaves
+      if (at.c == 0 || g.tap_blocks > 1) at.to_x = raw_place(at.chunk, 0);
+      at.taps = taps_of(g, at.chunk);
+      at.weight = weight_descriptor(at.c, 0);
+      at.x = stage_of_x() + at.to_x;
+      gpu::barrier_wait(shared.full(ring.stage), ring.parity);
+    }
+    finish<kResident>(tap);
+    RawWords words;
+    words.read(at.x, slots);
+    tap.operand.round(words);
+    gpu::warpgroup_fence();
+#pragma unroll
+    for (int block = 0; block < C::kRowBlocks; ++block) {
+      multiply(tap.operand.high[block], tap.operand.low[0], at.weight, 0, sums[block], at.c > 0 || at.tap > 0);
+    }
+    gpu::warpgroup_commit();
+    at.x -= tap_slots;
+    at.weight = further(at.weight, kTapWeights);
+    if (++at.tap < at.taps) return;
+    if (kResident) {
+      release(ring.stage);  // its words have been read
+    } else {
+      tap.leaving = ring.stage;
+    }
+    at.tap = 0;
+    ++at.c;
+    at.chunk.advance(g);
+    ring.advance(g.stages);
+  }
+
+  /// Waits until at most one tap is under way, which this one is not.
+  template <bool kResident>
+  __device__ __forceinline__ void finish(RawTap& tap) const {
+    gpu::warpgroup_wait<1>();
+    if (kResident) return;
+    if (tap.leaving >= 0) release(tap.leaving);
+    tap.leaving = -1;
+  }
+
+  /// Elements from the beginning of a stage to the first of this thread's first channel that it reads for the chunk's tap `tap`.
+  __device__ __forceinline__ int raw_place(const Chunk& chunk, int tap) const {
+    const int channel = thread % 4;
+    return channel * g.slots + phase_of(p, tile, chunk, channel) + first_row + row_of_thread(0, 0, thread) + slot_of(g, chunk, tap);
+  }
+  __device__ __forceinline__ const float* stage_of_x() const { return reinterpret_cast<const float*>(shared.x(ring.stage)); }
 
   /// Gives a stage back that this thread has read and whose products are done. Each thread arrives by itself: racecheck does not follow one that
   /// arrives for its warp, whose threads would have to meet for it.
   __device__ __forceinline__ void release(int stage) const { gpu::barrier_arrive(shared.empty(stage)); }
+
+  /// The sums of a set of columns.
+  __device__ __forceinline__ static float (&part(float (&sums)[C::kSums], int set))[C::kSums / kSets] {
+    return reinterpret_cast<float(&)[C::kSums / kSets]>(sums[set * (C::kSums / kSets)]);
+  }
 
   /// A descriptor `quads` of 16 bytes further on: addresses are its lowest bits, in that unit, and do not leave them.
   __device__ __forceinline__ static std::uint64_t further(std::uint64_t descriptor, unsigned quads) {
@@ -224,7 +345,7 @@ struct Sm90Multiply {
   }
 
   __device__ __forceinline__ std::uint64_t weight_descriptor(int c, int tap) const {
-    const unsigned char* weight = shared.weight(g.resident ? c : ring.stage) + tap * (C::kQuads * C::kParts) * kWeightPlane;
+    const unsigned char* weight = shared.weight(g.resident ? c : ring.stage) + tap * static_cast<int>(kTapWeights * 16);
     return gpu::matrix_descriptor(weight, kWeightPlane, kCoreBytes);
   }
 
@@ -232,7 +353,7 @@ struct Sm90Multiply {
   __device__ __forceinline__ void multiply(int c, const Chunk& chunk, int tap, Sums<C>& sums, bool accumulate) const {
     const std::uint64_t first_weight = weight_descriptor(c, tap);
     if constexpr (C::kRawRows) {
-      const float* const x = raw_row(chunk) + slot_of(g, chunk, tap);
+      const float* const x = stage_of_x() + raw_place(chunk, tap);
       RawOperand operands[C::kSteps];
 #pragma unroll
       for (int s = 0; s < C::kSteps; ++s) {
@@ -258,16 +379,19 @@ struct Sm90Multiply {
       for (int s = 0; s < C::kSteps; ++s) {
 #pragma unroll
         for (int block = 0; block < C::kRowBlocks; ++block) {
-          const std::uint64_t x_high = further(first_x, s * C::kParts * 2 * g.slots + block * 64), x_low = further(x_high, 2 * g.slots);
-          multiply(x_high, x_low, first_weight, s, sums[block], accumulate || s > 0);
+#pragma unroll
+          for (int set = 0; set < kSets; ++set) {
+            const std::uint64_t x_high = further(first_x, s * C::kParts * 2 * g.slots + block * 64 + set), x_low = further(x_high, 2 * g.slots);
+            multiply(x_high, x_low, further(first_weight, set * kSecondSet), s, part(sums[block], set), accumulate || s > 0);
+          }
         }
       }
     }
   }
 
   /// Starts the products of one step and row block.
-  template <class Words>
-  __device__ __forceinline__ static void multiply(const Words& x_high, const Words& x_low, std::uint64_t first_weight, int s, float (&sums)[C::kSums], bool add) {
+  template <class Words, int kSums>
+  __device__ __forceinline__ static void multiply(const Words& x_high, const Words& x_low, std::uint64_t first_weight, int s, float (&sums)[kSums], bool add) {
     const std::uint64_t high = further(first_weight, s * C::kParts * 2 * (kWeightPlane / 16)), low = further(high, 2 * (kWeightPlane / 16));
     if constexpr (C::kSplit) {
       gpu::warpgroup_multiply<C::kOperand>(sums, x_low, high, add);

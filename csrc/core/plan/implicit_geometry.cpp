@@ -52,6 +52,7 @@ void set_problem(const Problem& problem, ImplicitGeometry* g) {
   g->residues = int(std::min(axis.kernel, residues.tap_step));
   g->taps = int(residues.most_taps);
   g->fill = g->gcd > 1 || g->residues < g->tap_step;
+  g->sets = 1;
   g->compact = std::int64_t{g->residues - 1} * g->dilation < g->stride;
   g->minors = g->channels_last ? g->out_channels : g->residues;
   g->majors = g->channels_last ? g->residues : g->out_channels;
@@ -65,13 +66,16 @@ bool set_samples(int element, ImplicitGeometry* g) {
   const std::int64_t reach = std::int64_t{g->residues - 1} * g->dilation;
   std::int64_t halo = std::int64_t{g->taps - 1} * g->input_step;
   g->first_position = floor_div(g->padding - (g->compact ? 0 : reach), g->stride);
-  const std::int64_t positions = floor_div(g->padding + g->output - 1, g->stride) + 1 - g->first_position;
+  g->first_output = g->first_position * g->stride - g->padding + g->shift;
+  const std::int64_t positions = floor_div(g->output - 1 - g->first_output, g->stride) + 1;
+  const std::int64_t reach_of_x = positions + g->sets - 1;  // places of x that they read
   const int unit = g->vector_rows ? kVectorPositions : 1;
   halo += g->first_position - halo - floor_div(g->first_position - halo, unit) * unit;
   // The zeros before a sample may be those after the one before it.
   const std::int64_t before = std::max<std::int64_t>(0, halo - g->first_position);
-  const std::int64_t after = std::max<std::int64_t>(0, positions + g->first_position - g->input);
-  std::int64_t sample_rows = round_up(positions + halo - std::min({halo, before, after}), unit);
+  const std::int64_t after = std::max<std::int64_t>(0, reach_of_x + g->first_position - g->input);
+  std::int64_t sample_rows = reach_of_x + halo - std::min({halo + g->sets - 1, before, after});
+  sample_rows = round_up(sample_rows, g->store == Store::direct ? std::max(unit, g->direct_positions) : unit);
   if (g->raw_rows) {
     const int vector = 16 / element;
     sample_rows = next_with_rest(sample_rows, int(std::int64_t{g->in_channels} * g->groups % vector * (g->input % vector) % vector), vector);
@@ -95,29 +99,53 @@ constexpr int kStagingLimit = 36 << 10, kMostStaging = 60 << 10;
 constexpr int kSector = 32;
 /// More taps in a chunk save reloading x for them, and cost stages.
 constexpr int kMostChunkTaps = 4;
+/// Depth, in words times taps, from which on threads store four bytes at a time: neighbouring residues are then apart in memory, and
+/// the more of them there are, the more sectors a warp's store has part of. (Stores of two bytes are not worth it at any depth.)
+constexpr int kDirectDepth = 128, kDirectDepthOfManyResidues = 512;
+/// Depth, in channels times taps, from which on the tensor cores and not memory are what teams share: they then begin in turn. (Teams that
+/// begin together would go on to multiply at the same time and to store at the same time.)
+constexpr int kInTurnDepth = 256;
+
+/// Numbers residues by the output if a thread can then store all of a position's at a time, and else could not.
+void set_sets(int element, ImplicitGeometry* g) {
+  const int shift = int(g->padding % g->stride);
+  if (g->dilation > 1 || g->residues < g->stride || 2 * shift != g->stride || 16 / element % g->stride != 0 || g->output % g->stride != 0) return;
+  g->sets = 2, g->shift = shift;
+}
 
 /// Consecutive residues are consecutive outputs, and begin where so many of them are aligned in every row of y.
-int direct_outputs(const ImplicitGeometry& g) {
-  const auto together = [&](int outputs) {
-    return g.dilation == 1 && g.residues % outputs == 0 && g.output % outputs == 0 && g.padding % outputs == 0 && g.stride % outputs == 0;
+int direct_outputs(int element, const ImplicitGeometry& g) {
+  int outputs = 16 / element;
+  const auto together = [&] {
+    return g.dilation == 1 && g.residues % outputs == 0 && g.output % outputs == 0 && (g.padding - g.shift) % outputs == 0 && g.stride % outputs == 0;
   };
-  return together(4) ? 4 : together(2) ? 2 : 1;
+  while (outputs > 1 && !together()) outputs /= 2;
+  return outputs;
+}
+
+/// With stride 1 neighbouring positions are consecutive outputs. Pairs begin where two are aligned in every row of y if all samples' first
+/// rows are even.
+int direct_positions(const ImplicitGeometry& g) {
+  const bool even_samples = !g.raw_rows || std::int64_t{g.in_channels} * g.groups % 2 * (g.input % 2) == 0;
+  return g.stride == 1 && g.output % 2 == 0 && even_samples ? 2 : 1;
 }
 
 /// Whether threads store their sums themselves: it takes a third of the instructions of putting runs together, but more requests to memory
 /// where each store is one output. Those are fewer than the products' cycles if there is enough depth (measured: see PERFORMANCE.md).
-bool stores_directly(const ImplicitTile& tile, const ImplicitGeometry& g) {
-  if (!g.raw_rows || g.fill) return false;  // outputs without taps would be one more pass
+bool stores_directly(int element, const ImplicitTile& tile, const ImplicitGeometry& g) {
+  if (tile.family != Family::sm90 || g.channels_last || g.fill) return false;  // outputs without taps would be one more pass
   const bool short_rows = g.output < std::int64_t{4} * tile.warpgroup_rows() * g.stride;  // whose runs are put together one by one
-  return g.direct_outputs > 1 || short_rows || std::int64_t{g.in_channels} * g.taps >= (g.residues <= 2 ? 128 : 512);
+  if (g.direct_outputs > 1 || short_rows) return true;
+  const std::int64_t depth = std::int64_t{g.in_channels} * g.taps * element / 4;
+  return element * g.direct_positions >= 4 && depth >= (g.residues <= 2 ? kDirectDepth : kDirectDepthOfManyResidues);
 }
 
 /// Rows of a warpgroup whose outputs it stores, and where its stores are cut.
 void set_owned_rows(int element, const ImplicitTile& tile, ImplicitGeometry* g) {
   const int rows = tile.warpgroup_rows(), warpgroups = tile.warpgroups() / g->teams;
   g->owned_rows = g->used_rows = rows, g->boundary = 1;
-  if (g->store != Store::rows || g->positions < 4 * rows) return;
-  const int boundary = kSector / element, beyond = int(ceil_div(boundary - 1, g->stride));
+  if ((g->store != Store::rows && g->store != Store::direct) || g->positions < 4 * rows) return;
+  const int boundary = g->store == Store::rows ? kSector / element : 1, beyond = int(ceil_div(boundary - 1, g->stride));
   const auto try_owned = [&](std::int64_t most, int eighths) {
     const int owned = int(std::max<std::int64_t>(0, std::min<std::int64_t>(most, rows - beyond)) / kVectorPositions * kVectorPositions);
     if (8 * owned < eighths * rows) return false;
@@ -125,7 +153,7 @@ void set_owned_rows(int element, const ImplicitTile& tile, ImplicitGeometry* g) 
     return true;
   };
   // So few that what they read of x is no more slots than a team has rows: the loading threads' work comes out even.
-  const std::int64_t halo = std::int64_t{std::min(g->taps, kMostChunkTaps) - 1} * g->input_step + kVectorPositions - 1;
+  const std::int64_t halo = std::int64_t{std::min(g->taps, kMostChunkTaps) - 1} * g->input_step + g->sets - 1 + kVectorPositions - 1;
   if (g->vector_rows && try_owned((g->team_rows - halo - beyond) / warpgroups, 6)) return;
   try_owned(rows, 7);
 }
@@ -147,7 +175,8 @@ bool set_direct_columns(const ImplicitTile& tile, ImplicitGeometry* g) {
   g->minors_of_block = FastDiv<std::int32_t>(g->residues);
   g->minor_blocks = FastDiv<std::int32_t>(1);
   g->run_majors = FastDiv<std::int32_t>(1);
-  g->staging_bytes = tile.columns * int(sizeof(DirectColumn));
+  g->staging_bytes = tile.columns * int(sizeof(float));
+  g->stagings = g->resident ? 1 : tile.warpgroups();
   g->column_blocks = int(ceil_div(columns, kColumnBlock));
   g->column_tiles = FastDiv<std::int32_t>(tiles);
   g->all_column_tiles = int(tiles * g->groups);
@@ -213,6 +242,7 @@ bool set_columns(int element, int buffers, const ImplicitTile& tile, ImplicitGeo
   const bool all_used = together && g->block_majors * g->minors == kColumnBlock && g->majors % (g->block_majors * blocks_of_tile) == 0;
   if (!all_used && g->store == Store::rows) g->buffer_elements += g->run_pitch;
   g->staging_bytes = int(round_up(std::int64_t{g->buffers} * g->buffer_elements * element + tables, 128));
+  g->stagings = tile.warpgroups();
   g->minors_of_block = FastDiv<std::int32_t>(std::min(g->minors, kColumnBlock));
   g->minor_blocks = FastDiv<std::int32_t>(together ? 1 : ceil_div(g->minors, kColumnBlock));
   const std::int64_t blocks = ceil_div(g->majors, g->block_majors) * g->minor_blocks.divisor();
@@ -227,7 +257,7 @@ bool set_columns(int element, int buffers, const ImplicitTile& tile, ImplicitGeo
 /// Stages for chunks of `chunk_taps` taps; false if there is no room for two.
 bool set_chunks(int element, bool split, int chunk_taps, const ImplicitTile& tile, const DeviceTraits& traits, ImplicitGeometry* g) {
   const int word_elements = 4 / element, parts = split ? 2 : 1;
-  const std::int64_t halo = std::int64_t{chunk_taps - 1} * g->input_step;
+  const std::int64_t halo = std::int64_t{chunk_taps - 1} * g->input_step + g->sets - 1;
   if (halo > 4096) return false;
   g->chunk_taps = chunk_taps;
   g->tap_blocks = int(ceil_div(g->taps, chunk_taps));
@@ -248,7 +278,7 @@ bool set_chunks(int element, bool split, int chunk_taps, const ImplicitTile& til
   const std::int64_t weight_bytes = std::int64_t{chunk_taps} * tile.words * tile.columns * 4 * parts;
   const std::int64_t weights = g->resident ? weight_bytes * g->chunks : 0;
   const std::int64_t stage_bytes = g->teams * x_bytes + (g->resident ? 0 : weight_bytes);
-  const std::int64_t fixed = kBarrierBytes + std::int64_t{tile.warpgroups()} * g->staging_bytes + weights;
+  const std::int64_t fixed = kBarrierBytes + std::int64_t{g->stagings} * g->staging_bytes + weights;
   const std::int64_t room = shared_limit(traits.compute_capability) - fixed;
   if (room < 2 * stage_bytes) return false;
   g->x_bytes = int(x_bytes), g->weight_bytes = int(weight_bytes);
@@ -288,10 +318,13 @@ bool make_implicit_geometry(const Problem& problem, Precision precision, const I
     set_problem(problem, &g);
     g.raw_rows = multiplies_raw_rows(tile.family, problem.dtype, problem.layout);
     g.vector_rows = !g.raw_rows && !g.channels_last && g.input % kVectorPositions == 0;
-    g.direct_outputs = direct_outputs(g);
-    if (stores_directly(tile, g)) g.store = Store::direct;
+    if (multiplies_two_sets(tile, problem.layout, g.raw_rows, split)) set_sets(element, &g);
+    g.direct_outputs = direct_outputs(element, g);
+    g.direct_positions = direct_positions(g);
+    if (stores_directly(element, tile, g)) g.store = Store::direct;
     g.resident = resident;
     g.teams = resident ? tile.warpgroups() : 1;
+    g.in_turn = g.teams > 1 && std::int64_t{g.in_channels} * g.taps >= kInTurnDepth;
     g.team_rows = tile.rows / g.teams;
     g.team_rows_divisor = FastDiv<std::int32_t>(g.team_rows);
     if (!set_rows(element, tile, &g)) continue;

@@ -11,6 +11,14 @@
 // because S' dilation = D' stride. So the rows of the product are positions u, its columns are (out channel, residue), and its
 // depth is (in channel, j): a product of x, shifted by j D', with weights that are only read. Each q that is a multiple
 // of g has exactly one (u, r); if r has no tap (r >= kernel) or g does not divide q, the output is the bias.
+//
+// Where a position's outputs begin in the middle of what a thread could store at a time, since padding is no multiple of the stride, residues
+// can be numbered by the output instead. With dilation 1, kernel >= stride and p = padding mod stride, output m stride + rho has
+//
+//   r = rho + p and u = m + floor(padding / stride)  if rho + p < stride,  else r = rho + p - stride and a u that is one more.
+//
+// So a row is a position m, and columns are two sets, of which the second reads x one position further. With p = stride / 2, which is
+// the padding of upsampling layers (kernel = 2 stride), both have as many columns: a tile's first half is of one set, its second half of the other.
 #include <cstdint>
 
 #include "convt_gemm/plan.h"
@@ -74,11 +82,14 @@ struct ImplicitGeometry {
   int inverse;     ///< of D' modulo S'
   bool fill;       ///< some outputs have no tap and are the bias
   bool compact;    ///< the residues of a position end before those of the next begin
+  int sets;        ///< of columns: 2 if residues are numbered by the output
+  int shift;       ///< p of two sets, else 0
 
   // A team is warpgroups that multiply one tile together and the warps that load for them. If the weights of a column tile fit
   // in shared memory as a whole, each warpgroup is a team of its own, and one stores while the other multiplies; else all
   // warpgroups share what is loaded.
   int teams;
+  bool in_turn;  ///< a team begins when the one before it has multiplied its first tile, so that one stores while another multiplies
   int team_rows;                  ///< positions of a tile
   FastDiv<std::int32_t> team_rows_divisor;
   int owned_rows;                 ///< of each of its warpgroups, from the first on, whose outputs it stores
@@ -87,10 +98,11 @@ struct ImplicitGeometry {
 
   // Rows: the positions of all samples one after the other, so that a tile of short samples is as full as one of a long one. Sample
   // n has rows n sample_rows + (u - first_position). x is laid out likewise, `halo` slots further: row p reads slot
-  // p + halo - j D' for tap j, and slot n sample_rows + e holds x[first_position - halo + e] of sample n. Samples lie as close as
+  // p + halo - j D' for tap j (the second set's columns the one after that), and slot n sample_rows + e holds x[first_position - halo + e] of sample n. Samples lie as close as
   // the zeros around them allow. With vector_rows, slots that are a multiple of kVectorPositions hold elements of x that are one in
   // their row, so that rows whose length is one too can be loaded so many positions at a time.
   std::int64_t first_position;  ///< lowest u that reaches an output
+  std::int64_t first_output;    ///< of that position and residue 0, in its row, which may begin later
   int positions;                ///< that do, of a sample
   int halo;
   // With raw_rows, rows of x lie in shared memory as in memory, 16 bytes aligned there as here: a slot of any sample is as far after a
@@ -125,9 +137,10 @@ struct ImplicitGeometry {
 
   // Sums leave the registers a column block at a time. A warpgroup's part of a row of y starts and ends at a multiple of `boundary`
   // elements in memory (32 bytes: parts of such a sector cost memory as much as all of it), but for the row's ends: if it is more than one,
-  // a warpgroup has rows beyond its owned ones for what lies between.
+  // a warpgroup has rows beyond its owned ones for what lies between. (With Store::direct it is one.)
   Store store;
-  int direct_outputs;                ///< direct: consecutive outputs that a thread stores together: 1, 2 or 4
+  int direct_outputs;                ///< direct: consecutive outputs that a thread stores together: 1, 2, 4 or 8, at most 16 bytes
+  int direct_positions;              ///< direct: neighbouring positions whose outputs it stores together: 2 with stride 1 and aligned pairs, else 1
   int segments;                      ///< rows: samples that a warpgroup's rows may be of
   int boundary;
   int run_length;                    ///< outputs
@@ -139,7 +152,8 @@ struct ImplicitGeometry {
   int buffers;                       ///< staging buffers of a warpgroup: with two, one is written while the other is stored
   int buffer_elements;
   int spare;                         ///< elements from the start of a staging buffer to where sums of no column go
-  int staging_bytes;                 ///< of one warpgroup, with the tables of runs and of places
+  int staging_bytes;                 ///< of one warpgroup, with the tables of runs and of places; direct: the biases of a tile's columns
+  int stagings;                      ///< one for each warpgroup, or one for all: biases of a block that keeps its column tile
   int shared_bytes;                  ///< all
 
   // Order of the tiles.
@@ -158,13 +172,6 @@ struct alignas(16) Run {
   std::uint8_t tail;    ///< and after
 };
 
-/// Store::direct: where a column's outputs are.
-struct alignas(16) DirectColumn {
-  std::int64_t at;  ///< bytes from the outputs of channel 0 and residue 0
-  float bias;
-  std::int32_t valid;
-};
-
 /// Where a column's sums go in the staging buffers: see Epilogue.
 struct alignas(8) Place {
   std::int32_t at;
@@ -172,12 +179,18 @@ struct alignas(8) Place {
 };
 
 /// Bytes of shared memory before the operands: the barriers.
-inline constexpr int kBarrierBytes = 1024;
+inline constexpr int kBarrierBytes = 512;
 
 /// Whether a kernel multiplies rows of x as they lie in memory: their words are the register operand of wgmma. (Words of two 16-bit
 /// elements would have to be put together from two rows for each tap, which takes longer than to transpose them once.)
 constexpr bool multiplies_raw_rows(Family family, DType dtype, Layout layout) {
   return family == Family::sm90 && dtype == DType::float32 && layout == Layout::channels_first;
+}
+
+/// Whether a kernel has a way to multiply for two sets of columns. (Where a thread splits its words in two, or where a chunk is one step, there
+/// would have to be registers for more words of x at a time.)
+constexpr bool multiplies_two_sets(const ImplicitTile& tile, Layout layout, bool raw_rows, bool split) {
+  return tile.family == Family::sm90 && layout == Layout::channels_first && tile.columns >= 64 && !split && !(raw_rows && tile.words < 16);
 }
 
 /// Works out the geometry, or says false where the tile cannot serve the problem (more than one axis, sizes beyond 32 bits,

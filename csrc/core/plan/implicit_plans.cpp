@@ -68,12 +68,13 @@ void predict(const Problem& problem, const ImplicitInstance& instance, const Imp
   const ImplicitTile& tile = instance.tile;
   const bool split = instance.precision == Precision::tf32x3;
   const double steps = double(g.channel_blocks) * g.taps * tile.words / 8 * tile.row_blocks;
+  const double read_steps = steps * (1 + double(g.sets - 1) * g.tap_blocks / g.taps);  // a second set reads one more place of x
   const double products = steps * (split ? 3 : 1) * tile.columns / 2;
   const double columns = double(tile.columns) * tile.row_blocks;
   const double product = !g.raw_rows ? kProduct : split ? kRawSplitProduct : kRawProduct;
   const double step = !g.raw_rows ? 0 : split ? kRawSplitStep : kRawStep;
-  const double tile_cycles = g.store == Store::direct ? kDirectTile + kDirectColumn * columns / g.direct_outputs : g.raw_rows ? kRawTile : kTile;
-  const double multiply = (tile_cycles + product * products + step * steps + (g.raw_rows ? kRawChunk : kChunk) * g.chunks +
+  const double tile_cycles = g.store == Store::direct ? kDirectTile + kDirectColumn * columns / (g.direct_outputs * g.direct_positions) : g.raw_rows ? kRawTile : kTile;
+  const double multiply = (tile_cycles + product * products + step * read_steps + (g.raw_rows ? kRawChunk : kChunk) * g.chunks +
                            (g.fill && g.buffers * kColumnBlock < tile.columns ? kFillColumn * columns : 0) +
                            (g.store != Store::rows && g.store != Store::direct ? kShortColumn * columns : 0)) *
                           (tile.family == Family::sm80 ? kWithoutWgmma : 1);

@@ -199,6 +199,10 @@ template <class Element>
 Element from_float(float value) {
   return Rounding<Element>::from(value);
 }
+template <class Element>
+std::uint32_t pack(float low, float high) {
+  return std::uint32_t{from_float<Element>(high).bits} << 16 | from_float<Element>(low).bits;
+}
 inline std::uint32_t load_or_zero(const std::uint32_t* from, bool exists) { return exists ? *from : 0; }
 inline std::uint16_t load_or_zero(const std::uint16_t* from, bool exists) { return exists ? *from : std::uint16_t{0}; }
 inline void store_16_bytes(void* global, uint4 value, Source at = Source::here()) {

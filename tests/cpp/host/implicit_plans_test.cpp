@@ -79,15 +79,15 @@ struct Column {
   bool exists;
 };
 
-Column column_at(const ImplicitGeometry& g, int block, int i) {
-  if (g.store == Store::direct) {  // a thread's columns of each eight (sixteen) are those of its outputs that are stored together
-    const int lane = i % 8 / 2, odd = i % 2;
-    const int in_block = g.direct_outputs == 1   ? i / 8 * 8 + odd * 4 + lane
-                         : g.direct_outputs == 2 ? i
-                                                 : i / 16 * 16 + lane * 4 + i % 16 / 8 * 2 + odd;
-    const int number = block * kColumnBlock + in_block;
+/// Column `n` of a group's.
+Column column_at(const ImplicitGeometry& g, const ImplicitTile& tile, int n) {
+  if (g.store == Store::direct) {  // by the thread of four that has it, and which of the thread's it is
+    const int i = n % tile.columns, of_set = tile.columns / g.sets, set = i / of_set, lane = i % 8 / 2, of_thread = i % of_set / 8 * 2 + i % 2;
+    const int together = g.direct_outputs / g.sets;  // of a set
+    const int number = n / tile.columns * tile.columns + (of_thread / together * 4 + lane) * g.direct_outputs + set * together + of_thread % together;
     return {number / g.residues, number % g.residues, number < g.residues * g.out_channels};
   }
+  const int block = n / kColumnBlock, i = n % kColumnBlock;
   const int first = block / g.minor_blocks.divisor(), part = block % g.minor_blocks.divisor();
   const int local = i / g.minors_of_block.divisor();
   const int major = first * g.block_majors + local;
@@ -111,19 +111,22 @@ Slot slot_at(const ImplicitGeometry& g, std::int64_t slot) {
 
 /// The formula of implicit_geometry.h, term by term, row by row and column by column: every output has one source, which is its sum.
 TEST(ResidueForm, IsTheDefinition) {
+  int in_two_sets = 0;
   for (const NamedProblem& named : small_one_axis_problems()) {
-    for (Layout layout : {Layout::channels_first, Layout::channels_last}) {
+    for (const auto& [layout, instance] : {std::pair{Layout::channels_first, 0}, {Layout::channels_first, 1}, {Layout::channels_last, 0}}) {
       const Problem& p = named.problem;
       if (p.batch == 0) continue;
       SCOPED_TRACE(named.name + " " + name_of(layout));
       Problem laid_out = p;
       laid_out.layout = layout;
-      const ImplicitTile& tile = implicit_instances()[0].tile;
+      const ImplicitTile& tile = implicit_instances()[instance].tile;
       ImplicitGeometry g{};
       ASSERT_TRUE(make_implicit_geometry(laid_out, Precision::tf32, tile, gpu(90), &g));
       const Operands operands = integer_operands(p);
       std::vector<double> expected(std::size_t(p.output_elements())), got(expected.size(), NAN);
       reference_forward(p, operands.input.data(), operands.weight.data(), operands.bias.data(), expected.data());
+      in_two_sets += g.sets == 2;
+      EXPECT_EQ(g.shift, g.sets == 2 ? g.padding % g.stride : 0);
       std::int64_t twice = 0;
       const auto write = [&](std::int64_t n, std::int64_t channel, std::int64_t q, double value) {
         const std::int64_t output = q - g.padding;
@@ -146,24 +149,26 @@ TEST(ResidueForm, IsTheDefinition) {
       for (std::int64_t row = 0; row < std::int64_t{g.row_tiles} * g.tile_rows; ++row) {
         const std::int64_t n = row / g.sample_rows.divisor(), position = row % g.sample_rows.divisor();
         if (position >= g.positions || n >= g.batch) continue;  // stands for nothing
-        const std::int64_t u = g.first_position + position;
         for (int column = 0; column < blocks * kColumnBlock * g.groups; ++column) {
           const std::int64_t group = column / (blocks * kColumnBlock);
-          const Column of = column_at(g, column / kColumnBlock % blocks, column % kColumnBlock);
+          const Column of = column_at(g, tile, column % (blocks * kColumnBlock));
           if (!of.exists) continue;
           const std::int64_t channel = group * g.out_channels + of.channel;
           const double bias = p.bias ? operands.bias[std::size_t(channel)] : 0;
           double sum = bias;
-          for (int j = 0; j < g.taps && of.residue + j * g.tap_step < g.kernel; ++j) {
-            const Slot slot = slot_at(g, row + g.halo - std::int64_t{j} * g.input_step);
+          const bool second = of.residue + g.shift >= g.stride && g.sets == 2;
+          const int residue = of.residue + g.shift - (second ? g.stride : 0);
+          const std::int64_t u = g.first_position + position + second;
+          for (int j = 0; j < g.taps && residue + j * g.tap_step < g.kernel; ++j) {
+            const Slot slot = slot_at(g, row + second + g.halo - std::int64_t{j} * g.input_step);
             if (!slot.inside) continue;
             for (int c = 0; c < g.in_channels; ++c) {
               const std::int64_t in = group * g.in_channels + c;
               sum += operands.input[std::size_t((slot.sample * p.in_channels + in) * g.input + slot.index)] *
-                     operands.weight[std::size_t((in * g.out_channels + of.channel) * g.kernel + of.residue + j * g.tap_step)];
+                     operands.weight[std::size_t((in * g.out_channels + of.channel) * g.kernel + residue + j * g.tap_step)];
             }
           }
-          write(n, channel, u * g.stride + std::int64_t{of.residue} * g.dilation, sum);
+          write(n, channel, u * g.stride + std::int64_t{residue} * g.dilation, sum);
           if (of.residue != 0) continue;
           for (int offset = 0; offset < g.stride; ++offset) {
             if (!has_taps(offset)) write(n, channel, u * g.stride + offset, bias);
@@ -174,17 +179,22 @@ TEST(ResidueForm, IsTheDefinition) {
       EXPECT_EQ(got, expected);
     }
   }
+  EXPECT_GT(in_two_sets, 3);
 }
 
 /// Every row finds its own sample's inputs, or zeros, in the slots it reads, and samples lie as close as that allows.
 TEST(ImplicitGeometry, SamplesShareNothingButZeros) {
+  std::vector<std::pair<NamedProblem, int>> all;
   for (const NamedProblem& named : one_axis_problems()) {
-    SCOPED_TRACE(named.name);
+    for (const int instance : {0, 1}) all.emplace_back(named, instance);
+  }
+  for (const auto& [named, instance] : all) {
+    SCOPED_TRACE(named.name + " " + implicit_instances()[instance].name);
     ImplicitGeometry g{};
-    ASSERT_TRUE(make_implicit_geometry(named.problem, Precision::tf32, implicit_instances()[0].tile, gpu(90), &g));
+    ASSERT_TRUE(make_implicit_geometry(named.problem, Precision::tf32, implicit_instances()[instance].tile, gpu(90), &g));
     const std::int64_t rows = g.sample_rows.divisor();
     ASSERT_GE(rows, g.positions);
-    // Instance 0 multiplies rows as they lie in memory: samples begin as far after a multiple of 16 bytes as they do there.
+    // They multiply rows as they lie in memory: samples begin as far after a multiple of 16 bytes as they do there.
     ASSERT_TRUE(g.raw_rows);
     const int unit = g.raw_rows || g.vector_rows ? kVectorPositions : 1;
     EXPECT_EQ((std::int64_t{g.in_channels} * g.groups * g.input - rows) % kVectorPositions, 0);
@@ -194,7 +204,7 @@ TEST(ImplicitGeometry, SamplesShareNothingButZeros) {
     for (std::int64_t n : std::set<std::int64_t>{0, std::min<std::int64_t>(1, g.batch - 1), g.batch - 1}) {
       for (std::int64_t position = 0; position < g.positions; ++position) {
         if (position == 1000 && g.positions > 3000) position = g.positions - 1000;
-        for (int j = 0; j < g.taps; ++j) {
+        for (int j = 1 - g.sets; j < g.taps; ++j) {
           const std::int64_t index = g.first_position + position - std::int64_t{j} * g.input_step;
           const Slot slot = slot_at(g, n * rows + position + g.halo - std::int64_t{j} * g.input_step);
           const bool inside = index >= 0 && index < g.input;
@@ -206,7 +216,7 @@ TEST(ImplicitGeometry, SamplesShareNothingButZeros) {
     if (g.batch == 1) continue;
     // The least distance at which two neighbours have only zeros in common.
     const auto apart = [&](std::int64_t distance) {
-      for (std::int64_t e = distance; e < g.positions + g.halo; ++e) {
+      for (std::int64_t e = distance; e < g.positions + g.sets - 1 + g.halo; ++e) {
         for (const std::int64_t index : {g.first_position - g.halo + e, g.first_position - g.halo + e - distance}) {
           if (index >= 0 && index < g.input) return false;
         }
@@ -242,19 +252,47 @@ TEST(ImplicitGeometry, PutsShortSamplesNextToEachOther) {
 
 // Which rows store how is measured; that each way is in use is not left to that.
 TEST(ImplicitGeometry, StoresInEveryWay) {
-  const auto stores = [](const Problem& problem) {
+  const auto stores = [](const Problem& problem, DType dtype = DType::float32) {
     std::set<int> outputs;  // 0: staged
     for (const auto& [planned_problem, plan, g] : planned(problem, gpu(90))) {
-      if (g.raw_rows) outputs.insert(g.store == Store::direct ? g.direct_outputs : 0);
+      const bool sm90 = implicit_instances()[plan.instance].tile.family == Family::sm90;
+      EXPECT_FALSE((!sm90 || g.channels_last) && g.store == Store::direct);
+      if (sm90 && !g.channels_last && plan.dtype == dtype) outputs.insert(g.store == Store::direct ? g.direct_outputs : 0);
     }
     return outputs;
   };
   const Problem vocoder = make_problem(1, 48, 24, {{220416, 4, 2, 1}}), oobleck = make_problem(4, 128, 128, {{32768, 4, 2, 1}});
-  EXPECT_EQ(stores(vocoder), std::set<int>{0});  // outputs one by one, little depth
-  EXPECT_EQ(stores(oobleck), std::set<int>{1});
+  // One kernel of those in TF32 has too few columns for two sets, one too short chunks, and those in tf32x3 have but one.
+  EXPECT_EQ(stores(vocoder), (std::set<int>{0, 2}));  // outputs one by one, little depth
+  EXPECT_EQ(stores(oobleck), (std::set<int>{1, 2}));
+  EXPECT_EQ(stores(make_problem(12, 768, 384, {{264, 8, 4, 2}})), (std::set<int>{2, 4}));
   EXPECT_EQ(stores(make_problem(1, 64, 32, {{120000, 4, 2, 0}})), std::set<int>{2});
   EXPECT_EQ(stores(make_problem(12, 768, 384, {{264, 16, 8, 4}})), std::set<int>{4});
   EXPECT_EQ(stores(make_problem(16, 32, 64, {{131072, 3, 2, 1, 0, 2}})), std::set<int>{0});  // outputs without taps
+  for (const DType dtype : {DType::bfloat16, DType::float16}) {
+    EXPECT_EQ(stores(make_problem(4, 128, 128, {{32769, 3, 1, 1}}), dtype), std::set<int>{0});
+    EXPECT_EQ(stores(make_problem(4, 128, 128, {{32768, 3, 1, 1}}), dtype), std::set<int>{1});  // two positions at a time
+    EXPECT_EQ(stores(make_problem(8, 256, 128, {{40, 3, 1, 1}}), dtype), std::set<int>{1});  // short rows
+    EXPECT_EQ(stores(oobleck, dtype), std::set<int>{2});
+    EXPECT_EQ(stores(make_problem(1, 64, 32, {{120000, 4, 2, 0}}), dtype), std::set<int>{2});
+    EXPECT_EQ(stores(make_problem(12, 768, 384, {{264, 8, 4, 2}}), dtype), std::set<int>{4});
+    EXPECT_EQ(stores(make_problem(12, 768, 384, {{264, 32, 16, 4}}), dtype), std::set<int>{4});
+    EXPECT_EQ(stores(make_problem(12, 768, 384, {{264, 16, 8, 4}}), dtype), std::set<int>{8});
+    EXPECT_EQ(stores(make_problem(12, 768, 384, {{264, 16, 8, 0}}), dtype), std::set<int>{8});
+  }
+}
+
+/// KernelBench 64: all of its weights stay, and what is left of shared memory is four stages for each of the two teams.
+TEST(ImplicitGeometry, KeepsManyWeightsBesideNarrowChunks) {
+  ImplicitGeometry g{};
+  ASSERT_TRUE(make_implicit_geometry(make_problem(64, 128, 128, {{65536, 3, 1}}), Precision::tf32, {Family::sm90, 256, 128, 8, 2, 1}, gpu(90), &g));
+  EXPECT_TRUE(g.resident);
+  EXPECT_TRUE(g.in_turn);
+  EXPECT_EQ(g.store, Store::direct);
+  EXPECT_EQ(g.direct_positions, 2);
+  EXPECT_EQ(g.teams, 2);
+  EXPECT_EQ(g.chunks, 16);
+  EXPECT_EQ(g.stages, 4);
 }
 
 TEST(ImplicitGeometry, CoversTheProblemWithinTheMachine) {
@@ -285,14 +323,15 @@ TEST(ImplicitGeometry, CoversTheProblemWithinTheMachine) {
           for (const std::int64_t aligned : {g.input, std::int64_t{g.tile_rows}, g.first_position - g.halo, std::int64_t{g.sample_rows.divisor()}}) {
             EXPECT_EQ(aligned % kVectorPositions, 0);
           }
-          const int used = (warpgroups - 1) * g.owned_rows + g.used_rows + (g.chunk_taps - 1) * g.input_step;
+          const int used = (warpgroups - 1) * g.owned_rows + g.used_rows + (g.chunk_taps - 1) * g.input_step + g.sets - 1;
           EXPECT_GE(g.slot_groups * kVectorPositions, used + kVectorPositions - 1);
           EXPECT_LE(g.slot_groups * kVectorPositions, g.slots);
         }
         // Every output lies in a cell of a position that is covered, and so does every residue's output.
-        EXPECT_LE(g.first_position * g.stride, g.padding);
-        EXPECT_GE((g.first_position + g.positions) * g.stride, g.padding + g.output);
-        EXPECT_LT((g.first_position - 1) * g.stride + std::int64_t{g.residues - 1} * g.dilation, g.padding);
+        EXPECT_EQ(g.first_output, g.first_position * g.stride - g.padding + g.shift);
+        EXPECT_LE(g.first_output, 0);
+        EXPECT_GE(g.first_output + std::int64_t{g.positions} * g.stride, g.output);
+        EXPECT_LT(g.first_output - g.stride + std::int64_t{g.residues - 1} * g.dilation, 0);
 
         // Columns: each (channel, residue) is in one place of one tile.
         const int blocks_of_tile = tile.columns / kColumnBlock;
@@ -301,7 +340,7 @@ TEST(ImplicitGeometry, CoversTheProblemWithinTheMachine) {
         EXPECT_EQ(g.all_column_tiles, g.column_tiles.divisor() * g.groups);
         std::vector<int> seen(std::size_t(g.out_channels) * std::size_t(g.residues));
         for (int column = 0; column < g.column_tiles.divisor() * tile.columns; ++column) {
-          const Column of = column_at(g, column / kColumnBlock, column % kColumnBlock);
+          const Column of = column_at(g, tile, column);
           if (of.exists) ++seen.at(std::size_t(of.channel) * std::size_t(g.residues) + std::size_t(of.residue));
         }
         EXPECT_EQ(std::count(seen.begin(), seen.end(), 1), std::ptrdiff_t(seen.size()));
@@ -322,9 +361,10 @@ TEST(ImplicitGeometry, CoversTheProblemWithinTheMachine) {
         EXPECT_GE(g.stages, 2);
         EXPECT_LE(g.stages, kMostStages);
         EXPECT_LE(g.teams * 2 * kMostStages * 8, kBarrierBytes);
-        EXPECT_GE(g.slots, g.team_rows + (g.chunk_taps - 1) * g.input_step);
+        const int read = g.team_rows + (g.chunk_taps - 1) * g.input_step + g.sets - 1;
+        EXPECT_GE(g.slots, read);
         if (g.raw_rows) {
-          EXPECT_GE(g.slots, g.team_rows + (g.chunk_taps - 1) * g.input_step + 3);
+          EXPECT_GE(g.slots, read + 3);
           EXPECT_EQ(g.slots % 32, 8) << "a warp's words would share banks";
           EXPECT_GE(g.x_bytes, g.slots * 4 * tile.words);
         } else {
@@ -333,18 +373,29 @@ TEST(ImplicitGeometry, CoversTheProblemWithinTheMachine) {
         }
         EXPECT_EQ(g.weight_bytes, g.chunk_taps * tile.words * 4 * tile.columns * parts);
         EXPECT_GE(g.shared_bytes, kBarrierBytes + g.teams * g.stages * g.x_bytes + (g.resident ? g.chunks : g.stages) * g.weight_bytes +
-                                      tile.warpgroups() * g.staging_bytes);
+                                      g.stagings * g.staging_bytes);
+        EXPECT_EQ(g.stagings, g.store == Store::direct && g.resident ? 1 : tile.warpgroups());
         for (int bytes : {g.x_bytes, g.weight_bytes, g.staging_bytes, g.shared_bytes}) EXPECT_EQ(bytes % 128, 0);
 
         // Stores: tables of columns, or staging buffers with their tables.
         if (g.store == Store::direct) {
-          EXPECT_TRUE(g.raw_rows && !g.fill);
-          EXPECT_TRUE(g.direct_outputs == 1 || g.direct_outputs == 2 || g.direct_outputs == 4);
-          for (const std::int64_t extent : {g.output, g.padding, std::int64_t{g.stride}, std::int64_t{g.residues}}) {
+          EXPECT_TRUE(tile.family == Family::sm90 && !g.channels_last && !g.fill);
+          EXPECT_EQ(vector % g.direct_outputs, 0);
+          if (g.direct_positions == 2) {
+            EXPECT_EQ(g.stride, 1);
+            for (const std::int64_t extent : {g.output, g.first_output, std::int64_t{g.sample_rows.divisor()}, std::int64_t{g.owned_rows}}) {
+              EXPECT_EQ(extent % 2, 0) << "pairs have to be aligned in every row";
+            }
+          }
+          if (g.sets == 2) {
+            EXPECT_EQ(g.direct_outputs, g.stride);
+            EXPECT_EQ(g.shift * 2, g.stride);
+          }
+          for (const std::int64_t extent : {g.output, g.padding - g.shift, std::int64_t{g.stride}, std::int64_t{g.residues}}) {
             EXPECT_EQ(extent % g.direct_outputs, 0) << "16-byte stores have to be aligned in every row";
           }
           EXPECT_TRUE(g.direct_outputs == 1 || g.dilation == 1);
-          EXPECT_GE(g.staging_bytes, tile.columns * std::int64_t(sizeof(DirectColumn)));
+          EXPECT_GE(g.staging_bytes, tile.columns * std::int64_t(sizeof(float)));
         } else {
           const int warpgroup_rows = tile.warpgroup_rows(), majors = g.run_majors.divisor();
           std::int64_t pitch = 0, runs = 0, lines = 0;  // lines: run_pitch elements each
@@ -391,7 +442,7 @@ TEST(ImplicitGeometry, CoversTheProblemWithinTheMachine) {
           if (g.store == Store::rows) {  // sums of columns that stand for nothing
             int used = 0;
             for (int column = 0; column < g.column_tiles.divisor() * tile.columns; ++column) {
-              used += column_at(g, column / kColumnBlock, column % kColumnBlock).exists;
+              used += column_at(g, tile, column).exists;
             }
             if (used < g.column_tiles.divisor() * tile.columns) elements = g.spare + std::int64_t{warpgroup_rows - 1} * g.stride + 1;
           }

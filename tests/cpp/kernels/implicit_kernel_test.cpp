@@ -93,6 +93,26 @@ TEST_P(ImplicitKernels, CutLongRows) {
   }
 }
 
+/// Rows of several tiles, and short ones, of which a thread stores one, two, four or eight outputs at a time where it stores its sums itself.
+TEST_P(ImplicitKernels, StoreConsecutiveOutputsTogether) {
+  const ImplicitKernel& kernel = GetParam();
+  for (const Axis& axis : {Axis{560, 4, 2, 0}, Axis{530, 8, 4, 2}, Axis{520, 16, 8, 4}, Axis{536, 8, 8, 0}, Axis{21, 16, 8, 0}, Axis{24, 32, 16, 8}, Axis{40, 3, 1, 0},
+                           Axis{640, 3, 1, 0}, Axis{701, 4, 1, 1}, Axis{31, 4, 1, 0}}) {
+    EXPECT_TRUE(expect_exact(make_problem(2, 5, 19, {axis}, 1, true), kernel, 2, false, {{}}));
+    EXPECT_TRUE(expect_exact(make_problem(1, 4, 66, {axis}, 2), kernel, 1, true, {{emulator::Order::starve, emulator::Completion::late, 5}}));
+  }
+}
+
+/// Residues numbered by the output: half of the columns read x one position further. Short rows and long ones, kernels that are no multiple of the
+/// stride, more taps than a chunk has, more padding than a stride, more than one chunk, samples that share their zeros.
+TEST_P(ImplicitKernels, HaveTwoSetsOfColumns) {
+  const ImplicitKernel& kernel = GetParam();
+  for (const Axis& axis : {Axis{563, 4, 2, 1}, Axis{530, 8, 4, 2}, Axis{17, 16, 8, 4}, Axis{300, 3, 2, 1, 1}, Axis{61, 19, 4, 2, 1}, Axis{90, 12, 4, 6}, Axis{34, 2, 2, 1}}) {
+    EXPECT_TRUE(expect_exact(make_problem(3, 5, 19, {axis}, 1, true), kernel, 2, false, {{}}));
+    EXPECT_TRUE(expect_exact(make_problem(1, 70, 33, {axis}, 1), kernel, 1, true, {{emulator::Order::starve, emulator::Completion::late, 5}}));
+  }
+}
+
 /// Two tiles of rows and columns, odd lengths and more than one chunk, so that stages are filled again while others are read.
 TEST_P(ImplicitKernels, DoNotDependOnTheOrderOfThreads) {
   const ImplicitKernel& kernel = GetParam();
@@ -100,6 +120,18 @@ TEST_P(ImplicitKernels, DoNotDependOnTheOrderOfThreads) {
   for (const Problem& problem : {make_problem(2, depth, 37, {{131, 4, 2, 1}}, 1, true), make_problem(3, depth + 4, 24, {{200, 5, 1, 0, 0, 3}})}) {
     EXPECT_TRUE(expect_exact(problem, kernel, 1, false, emulator::many_options(1)));
     EXPECT_TRUE(expect_exact(problem, kernel, 1, true, {{emulator::Order::starve, emulator::Completion::random, 7}}));
+  }
+}
+
+/// Enough depth that teams with resident weights begin in turn, with a team that has no tile, and so much that weights stream; chunks of one to
+/// three taps.
+TEST_P(ImplicitKernels, BeginInTurn) {
+  const ImplicitKernel& kernel = GetParam();
+  for (const Problem& problem : {make_problem(1, 88, 30, {{700, 3, 1}}, 1, true), make_problem(2, 256, 33, {{150, 1, 1}}), make_problem(1, 130, 9, {{515, 4, 2, 1}}, 1, true),
+                                 make_problem(1, 460, 5, {{140, 1, 1}}), make_problem(1, 220, 6, {{190, 3, 1, 1}}, 1, true)}) {
+    for (const int multiprocessors : {1, 2}) {
+      EXPECT_TRUE(expect_exact(problem, kernel, multiprocessors, false, {{}, {emulator::Order::starve, emulator::Completion::late, 3}}));
+    }
   }
 }
 
