@@ -387,12 +387,18 @@ class RawXLoader {
     first_sample_ = first_ < 0 ? 0 : g_.sample_rows.quotient(first_);
     samples_ = g_.sample_rows.quotient(first_ + slots_ - 1) - first_sample_ + 1;
     item_ = item_of(lane_);
+    // Mostly a chunk is a piece of each channel's row and nothing else, as far after 16 bytes in one as in the other.
+    const bool piece = samples_ == 1 && g_.input % 4 == 0 && item_.low == item_.begin && item_.high == item_.end && item_.after > item_.whole;
+    pieces_ = uniform(piece);
+    piece_at_ = uniform(item_.whole), piece_bytes_ = uniform(item_.after - item_.whole) * int(sizeof(float));
+    piece_to_ = uniform(item_.to), piece_from_ = __shfl_sync(0xffffffffu, item_.from, 0);
   }
 
   /// Starts to load a chunk that prepare() was called for to its stage; says how many bytes will come to `barrier`.
   __device__ __forceinline__ unsigned start(const Chunk& chunk, unsigned char* stage, std::uint64_t* barrier) const {
     const int left = g_.in_channels - chunk.channel_block * C::kWords;
     const float* const x = static_cast<const float*>(p_.x) + std::int64_t{chunk.channel_block} * C::kWords * g_.input;
+    if (pieces_) return start_pieces(x, left, reinterpret_cast<float*>(stage), barrier);
     unsigned bytes = load(item_, x, left, reinterpret_cast<float*>(stage), barrier);
     for (int number = lane_ + 32; number < samples_ * C::kWords; number += 32) {
       bytes += load(item_of(number), x, left, reinterpret_cast<float*>(stage), barrier);
@@ -410,6 +416,23 @@ class RawXLoader {
     int to;            ///< in the stage
     std::int64_t from;  ///< in x, for the first chunk of channels
   };
+
+  /// All copies by one lane, whose addresses all lanes know: where each lane has its own, the warp takes a hundred cycles for each of them.
+  __device__ __forceinline__ unsigned start_pieces(const float* x, int left, float* stage, std::uint64_t* barrier) const {
+    const int channels = left < C::kWords ? left : C::kWords;
+    const float* const from = x + (piece_from_ + piece_at_);
+    float* const to = stage + (piece_to_ + piece_at_);
+    if (gpu::elect()) {
+      const float* source = from;
+      float* into = to;
+#pragma unroll 4
+      for (int channel = 0; channel < channels; ++channel, into += g_.slots, source += g_.input) {
+        gpu::bulk_copy(into, source, static_cast<unsigned>(piece_bytes_), barrier);
+      }
+    }
+    for (int channel = channels + lane_; channel < C::kWords; channel += 32) zero(stage + piece_to_ + channel * g_.slots, 0, slots_);
+    return lane_ == 0 ? static_cast<unsigned>(channels * piece_bytes_) : 0;
+  }
 
   __device__ __forceinline__ Item item_of(int number) const {
     Item item;
@@ -470,6 +493,10 @@ class RawXLoader {
   int tap_block_ = -1;
   int first_ = 0, slots_ = 0, first_sample_ = 0, samples_ = 0;
   Item item_{};  ///< the lane's first: mostly the only one
+  bool pieces_ = false;                ///< all items are a copy each, that of the first channel:
+  int piece_at_ = 0, piece_bytes_ = 0;  ///< from Item::whole on
+  int piece_to_ = 0;
+  std::int64_t piece_from_ = 0;
 };
 
 /// Weights of a column tile, a warpgroup at a time: for each tap, each eight words of depth and each part, two planes of C::kColumns

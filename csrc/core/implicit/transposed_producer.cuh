@@ -25,63 +25,76 @@ __device__ __forceinline__ void pack_positions(const TransposedParams& p) {
   put<C>(quads[0], static_cast<uint4*>(p.y) + plane * p.w.packed_slots + slot, p.w.packed_slots);
 }
 
-/// Copies of a chunk's operands to a stage, each thread its own. A warp takes about a hundred cycles for each of its lanes' copies, so all warps have some.
+/// Copies of a chunk's operands to a stage, a part of them for each loading warp. One lane of it has them all made, with addresses that all lanes know:
+/// where each lane has its own, the warp takes a hundred cycles for each of them.
 template <class C>
 class TransposedLoader {
  public:
   using Element = typename C::Element;
 
-  __device__ __forceinline__ TransposedLoader(const TransposedParams& p, int thread) : p_(p), thread_(number_of(thread)) {}
+  __device__ __forceinline__ TransposedLoader(const TransposedParams& p, int thread) : p_(p), warp_(uniform(thread / 32)), lane_(thread % 32) {}
 
-  /// Pieces of the rows of weights; how many bytes will come to `barrier`.
+  /// Pieces of the rows of weights; how many bytes this warp makes come to `barrier`.
   __device__ __forceinline__ unsigned start_weights(const Tile& tile, const Chunk& chunk, unsigned char* stage, std::uint64_t* barrier) const {
     const WeightTiles& w = p_.w;
     const ImplicitGeometry& g = p_.g;
     const int first = w.parts.quotient(tile.column), part = tile.column - first * w.parts.divisor();
     const std::int64_t row = std::int64_t{g.out_channels} * g.kernel, tile_at = std::int64_t{first} * w.channels * g.kernel;
-    const int first_channel = chunk.channel_block * C::kChannels;
-    const Element* const weight =
-        static_cast<const Element*>(p_.weight) + (std::int64_t{tile.group} * g.in_channels + first_channel) * row + tile_at;
+    const int first_channel = chunk.channel_block * C::kChannels + warp_ * kWarpChannels, left = g.in_channels - first_channel;
+    const int channels = left < 0 ? 0 : left < kWarpChannels ? left : kWarpChannels;
+    const Element* weight = static_cast<const Element*>(p_.weight) + (std::int64_t{tile.group} * g.in_channels + first_channel) * row + tile_at;
+    Element* to = reinterpret_cast<Element*>(stage) + warp_ * kWarpChannels * w.pitch;
     unsigned bytes = 0;
-    for (int item = thread_; item < w.pieces * C::kChannels; item += kTransposedLoading) {  // by channel, then by tap
-      const int tap = item / C::kChannels, channel = item % C::kChannels;
-      Element* const to = reinterpret_cast<Element*>(stage) + item * w.pitch;
-      if (first_channel + channel >= g.in_channels) {  // x has zeros there, which must not meet what is no number
-        for (int i = 0; i < w.pitch; i += C::kVector) *reinterpret_cast<uint4*>(to + i) = make_uint4(0, 0, 0, 0);
-        continue;
-      }
-      std::int64_t at = 0, left = row - tile_at;
-      if (w.pieces > 1) {
+    for (int piece = 0; piece < w.pieces; ++piece, to += C::kChannels * w.pitch) {
+      std::int64_t at = 0, exist = row - tile_at;
+      if (w.pieces > 1) {  // one for each tap
         const std::int64_t residue = std::int64_t{part} * kWeightRows;
-        at = residue + (std::int64_t{chunk.tap_block} * g.chunk_taps + tap) * g.tap_step;
-        left = g.kernel - at < g.residues - residue ? g.kernel - at : g.residues - residue;
+        at = residue + (std::int64_t{chunk.tap_block} * g.chunk_taps + piece) * g.tap_step;
+        exist = g.kernel - at < g.residues - residue ? g.kernel - at : g.residues - residue;
       }
-      const int length = left < w.length ? static_cast<int>(left) : w.length;
-      if (length <= 0) continue;
-      const unsigned of_piece = static_cast<unsigned>(length) * unsigned(sizeof(Element));
-      gpu::bulk_copy(to, weight + channel * row + at, of_piece, barrier);
-      bytes += of_piece;
+      const int length = exist < w.length ? static_cast<int>(exist) : w.length;
+      if (length > 0) {
+        const unsigned of_piece = static_cast<unsigned>(length) * unsigned(sizeof(Element));
+        if (gpu::elect()) {
+          unsigned char* into = reinterpret_cast<unsigned char*>(to);
+          const unsigned char* from = reinterpret_cast<const unsigned char*>(weight + at);
+          const int pitch_bytes = w.pitch * int(sizeof(Element));
+          const std::int64_t row_bytes = row * int(sizeof(Element));
+#pragma unroll 4
+          for (int channel = 0; channel < channels; ++channel, into += pitch_bytes, from += row_bytes) gpu::bulk_copy(into, from, of_piece, barrier);
+        }
+        bytes += of_piece * static_cast<unsigned>(channels);
+      }
+      // x has zeros where there is no channel, which must not meet what is no number.
+      for (int i = channels * w.pitch + lane_ * C::kVector; i < kWarpChannels * w.pitch; i += 32 * C::kVector) {
+        *reinterpret_cast<uint4*>(to + i) = make_uint4(0, 0, 0, 0);
+      }
     }
     return bytes;
   }
 
-  /// The tile's slots of each plane of x, from the workspace; how many bytes will come to `barrier`.
+  /// The tile's slots of planes of x, from the workspace; how many bytes this warp makes come to `barrier`.
   __device__ __forceinline__ unsigned start_positions(const Tile& tile, const Chunk& chunk, unsigned char* stage, std::uint64_t* barrier) const {
     const ImplicitGeometry& g = p_.g;
-    if (thread_ >= C::kPlanes) return 0;
-    const std::int64_t plane = (std::int64_t{tile.group} * g.channel_blocks + chunk.channel_block) * C::kPlanes + thread_;
-    const int slot = first_slot(g, tile, chunk) + p_.w.slots_before;
+    const std::int64_t first_plane = (std::int64_t{tile.group} * g.channel_blocks + chunk.channel_block) * C::kPlanes + warp_ * kWarpPlanes;
+    const uint4* const from = static_cast<const uint4*>(p_.x) + first_plane * p_.w.packed_slots + (first_slot(g, tile, chunk) + p_.w.slots_before);
     const unsigned bytes = static_cast<unsigned>(C::kPositions + (g.chunk_taps - 1) * g.input_step) * 16u;
-    gpu::bulk_copy(stage + thread_ * g.slots * 16, static_cast<const uint4*>(p_.x) + plane * p_.w.packed_slots + slot, bytes, barrier);
-    return bytes;
+    if (gpu::elect()) {
+#pragma unroll
+      for (int plane = 0; plane < kWarpPlanes; ++plane) {
+        gpu::bulk_copy(stage + (warp_ * kWarpPlanes + plane) * g.slots * 16, from + std::int64_t{plane} * p_.w.packed_slots, bytes, barrier);
+      }
+    }
+    return bytes * unsigned(kWarpPlanes);
   }
 
  private:
-  /// Neighbouring numbers are in different warps.
-  __device__ __forceinline__ static int number_of(int thread) { return thread % 32 * (kTransposedLoading / 32) + thread / 32; }
+  static constexpr int kWarps = kTransposedLoading / 32;
+  static constexpr int kWarpChannels = C::kChannels / kWarps, kWarpPlanes = C::kPlanes / kWarps;
+  static_assert(kWarpPlanes * kWarps == C::kPlanes);
 
   const TransposedParams& p_;
-  int thread_;
+  int warp_, lane_;
 };
 
 /// Fills the ring for all of the block's chunks. A stage's barrier gets an arrival of each thread.
@@ -99,8 +112,8 @@ __device__ __forceinline__ void produce_transposed(const TransposedParams& p, co
     packed = true;
     bytes += loader.start_positions(now.tile, now.chunk, shared.x(stage), full);
     gpu::fence_async_proxy();  // the stage will be written by the copy engine again: its zeros of now come first
-    // Copies may end before their bytes are announced: the phase waits for this thread's arrival.
-    gpu::barrier_arrive_expect(full, bytes);
+    // Copies may end before their bytes are announced: the phase waits for this warp's arrivals.
+    gpu::barrier_arrive_expect(full, thread % 32 == 0 ? bytes : 0);
   }
 }
 

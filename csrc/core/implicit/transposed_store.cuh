@@ -12,23 +12,29 @@ class TransposedStore {
   using Element = typename C::Element;
 
   /// From the tile's position 8 `eighth` on. `column`: of the warpgroup in the tile; `thread`: within the warpgroup.
-  __device__ __forceinline__ TransposedStore(const TransposedParams& p, const Tile& tile, int column, int thread, int eighth) : g_(p.g) {
-    const std::int64_t sample_outputs = std::int64_t{g_.out_channels} * g_.groups * g_.output;
-    step_ = 8 * g_.stride, jump_ = sample_outputs - std::int64_t{g_.sample_rows.divisor()} * g_.stride;
+  __device__ __forceinline__ TransposedStore(const TransposedParams& p, const Tile& tile, int column, int thread, int eighth)
+      : y_(static_cast<unsigned char*>(p.y)), rows_(p.g.sample_rows.divisor()) {
+    const ImplicitGeometry& g = p.g;
+    const unsigned sample_outputs = static_cast<unsigned>(g.out_channels) * static_cast<unsigned>(g.groups) * static_cast<unsigned>(g.output);
+    const unsigned position_bytes = static_cast<unsigned>(g.stride) * kBytes;
+    step_ = 8 * position_bytes, jump_ = sample_outputs * kBytes - static_cast<unsigned>(rows_) * position_bytes;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const WeightColumn part = weight_column(p, tile, column + row_of_thread(0, half, thread));
-      const std::int64_t channel = std::int64_t{tile.group} * g_.out_channels + part.channel;
-      const int first = static_cast<int>(g_.first_position * g_.stride + std::int64_t{part.residue} * g_.dilation - g_.padding);
-      first_output_[half] = part.valid ? first : kNowhere;
-      at_[half] = channel * g_.output + first;
+      const int channel = tile.group * g.out_channels + part.channel;
+      const int first = static_cast<int>(g.first_position * g.stride) + part.residue * g.dilation - static_cast<int>(g.padding);
+      // Positions whose outputs are in the row of y: 0 <= position * stride + first < g.output.
+      least_[half] = first >= 0 ? 0 : (-first + g.stride - 1) / g.stride;
+      const int after = first >= g.output ? 0 : static_cast<int>((g.output - first + g.stride - 1) / g.stride);
+      after_[half] = !part.valid ? 0 : after < g.positions ? after : g.positions;
+      at_[half] = (static_cast<unsigned>(channel) * static_cast<unsigned>(g.output) + static_cast<unsigned>(first)) * kBytes;
       bias_[half] = part.valid && p.bias != nullptr ? to_float(static_cast<const Element*>(p.bias)[channel]) : 0.0f;
     }
 #pragma unroll
     for (int odd = 0; odd < 2; ++odd) {
-      const Row row = row_of(g_, tile.row * g_.tile_rows + eighth * 8 + thread % 4 * 2 + odd);
-      position_[odd] = row.position, samples_[odd] = static_cast<int>(g_.batch) - row.sample;
-      y_[odd] = static_cast<Element*>(p.y) + (row.sample * sample_outputs + std::int64_t{row.position} * g_.stride);
+      const Row row = row_of(g, tile.row * g.tile_rows + eighth * 8 + thread % 4 * 2 + odd);
+      position_[odd] = row.position, samples_[odd] = static_cast<int>(g.batch) - row.sample;
+      from_[odd] = static_cast<unsigned>(row.sample) * sample_outputs * kBytes + static_cast<unsigned>(row.position) * position_bytes;
     }
   }
 
@@ -36,35 +42,36 @@ class TransposedStore {
   __device__ __forceinline__ void operator()(const float (&sums)[4]) {
 #pragma unroll
     for (int odd = 0; odd < 2; ++odd) {
-      const bool exists = position_[odd] < g_.positions && samples_[odd] > 0;
+      const int position = samples_[odd] > 0 ? position_[odd] : kNone;
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const unsigned output = static_cast<unsigned>(position_[odd] * g_.stride + first_output_[half]);
-        if (exists && output < static_cast<unsigned>(g_.output)) {
-          y_[odd][at_[half]] = from_float<Element>(activation_(sums[2 * half + odd] + bias_[half]));
-        }
+        const Element value = from_float<Element>(activation_(sums[2 * half + odd] + bias_[half]));
+        if (position >= least_[half] && position < after_[half]) *reinterpret_cast<Element*>(y_ + (from_[odd] + at_[half])) = value;
       }
-      position_[odd] += 8, y_[odd] += step_;
-      while (position_[odd] >= g_.sample_rows.divisor()) {  // into the next sample
-        position_[odd] -= g_.sample_rows.divisor(), y_[odd] += jump_, --samples_[odd];
-      }
+      // Into the next sample; samples have eight rows at least, unless there is just one.
+      const bool next = position_[odd] + 8 >= rows_;
+      position_[odd] += next ? 8 - rows_ : 8;
+      from_[odd] += next ? step_ + jump_ : step_;
+      samples_[odd] -= next ? 1 : 0;
     }
   }
 
  private:
-  /// Before every row of y, however far a position is in its sample.
-  static constexpr int kNowhere = -(1 << 30);
+  static constexpr unsigned kBytes = sizeof(Element);
+  /// No row of y has outputs there.
+  static constexpr int kNone = 0x7fffffff;
 
-  const ImplicitGeometry& g_;
-  int step_;
-  std::int64_t jump_;  ///< elements of y from where one sample's positions end to where the next one's begin
-  // Of the thread's columns: the output of a sample's first position, in its row and in its sample.
-  int first_output_[2];
-  std::int64_t at_[2];
+  // Places in y are counted in bytes: y has fewer than 2^32.
+  unsigned char* y_;
+  int rows_;              ///< of a sample
+  unsigned step_, jump_;  ///< to the outputs of the position eight further; in addition to that where a sample ends, to the next one's
+  // Of the thread's columns: positions that have outputs, and where the output of a sample's position 0 is, in the sample.
+  int least_[2], after_[2];
+  unsigned at_[2];
   float bias_[2];
-  // Of the two positions that come next: their place in their sample, samples from theirs on, and where outputs of position 0 would be in a row of y, as far on.
+  // Of the two positions that come next: their place in their sample, samples from theirs on, and where their outputs are, but for `at_`.
   int position_[2], samples_[2];
-  Element* y_[2];
+  unsigned from_[2];
   Activation activation_{};
 };
 

@@ -104,7 +104,10 @@ bool make_transposed_geometry(const Problem& problem, Precision precision, const
   TransposedGeometry t{};
   ImplicitGeometry& g = t.g;
   set_problem(problem, &g);
-  if (g.output > (1 << 29) || g.fill || problem.input_elements() > problem.weight_elements() || !set_samples(element, &g)) return false;
+  if (g.fill || problem.input_elements() > problem.weight_elements() || !set_samples(element, &g)) return false;
+  // The stores count bytes of y in 32 bits, and go from one sample into the next at most once for eight positions.
+  if (problem.output_elements() * element > std::numeric_limits<std::uint32_t>::max() || g.output > (1 << 29)) return false;
+  if (g.batch > 1 && g.sample_rows.divisor() < 8) return false;
   t.w.splits = splits;
   g.teams = 1;
   g.team_rows = g.owned_rows = g.used_rows = g.tile_rows = tile.positions;
