@@ -47,7 +47,7 @@ class TransposedLoader {
     unsigned bytes = 0;
     for (int piece = 0; piece < w.pieces; ++piece, to += C::kChannels * w.pitch) {
       std::int64_t at = 0, exist = row - tile_at;
-      if (w.pieces > 1) {  // one for each tap
+      if (w.parts.divisor() > 1) {  // one for each tap
         const std::int64_t residue = std::int64_t{part} * kWeightRows;
         at = residue + (std::int64_t{chunk.tap_block} * g.chunk_taps + piece) * g.tap_step;
         exist = g.kernel - at < g.residues - residue ? g.kernel - at : g.residues - residue;

@@ -13,6 +13,7 @@ using namespace implicit_parts;
 /// Bytes that the copy engine copies at a time are multiples of this.
 constexpr int kVectorBytes = 16;
 constexpr int kLeastStages = 3;
+constexpr int kMostChunkTaps = 4;
 
 /// Which columns a tile has, and the pieces of the weights' rows that they come from; false if pieces do not begin and end at whole vectors.
 bool set_weight_pieces(int element, TransposedGeometry* t) {
@@ -30,7 +31,6 @@ bool set_weight_pieces(int element, TransposedGeometry* t) {
     t->w.pieces = 1;
     t->w.length = t->w.channels * g.kernel;
     t->w.tap_offset = g.tap_step;
-    g.chunk_taps = g.taps;
     tiles = ceil_div(g.out_channels, t->w.channels);
   } else {
     if (!whole(g.kernel) || !whole(g.tap_step)) return false;
@@ -38,8 +38,6 @@ bool set_weight_pieces(int element, TransposedGeometry* t) {
     t->w.columns = kWeightRows;
     t->w.residues = FastDiv<std::int32_t>(kWeightRows);
     t->w.parts = FastDiv<std::int32_t>(ceil_div(g.residues, kWeightRows));
-    g.chunk_taps = std::min(g.taps, 4);
-    t->w.pieces = g.chunk_taps;
     t->w.length = kWeightRows;
     tiles = std::int64_t{g.out_channels} * t->w.parts.divisor();
   }
@@ -48,14 +46,15 @@ bool set_weight_pieces(int element, TransposedGeometry* t) {
   g.all_column_tiles = int(tiles * g.groups);
   // A column that lacks the last tap reads where that would be. Eight neighbouring columns of four (pairs of) channels are in 32 banks, where
   // neighbours are next to each other.
-  t->w.pitch = next_with_rest(t->w.length + (t->w.pieces == 1 ? g.tap_step : 0), 8, 32);
+  t->w.pitch = next_with_rest(t->w.length + (t->w.parts.divisor() == 1 ? g.tap_step : 0), 8, 32);
   return true;
 }
 
-/// Stages of both operands; false if there is no room for them.
-bool set_stages(int element, bool split, const TransposedTile& tile, const DeviceTraits& traits, TransposedGeometry* t) {
+/// Stages of both operands with chunks of `chunk_taps` taps; false if there is no room for them.
+bool set_stages(int element, bool split, int chunk_taps, const TransposedTile& tile, const DeviceTraits& traits, TransposedGeometry* t) {
   ImplicitGeometry& g = t->g;
   const int channels = tile.words * 4 / element;
+  g.chunk_taps = chunk_taps;
   const std::int64_t halo = std::int64_t{g.chunk_taps - 1} * g.input_step;
   if (halo > 1024) return false;
   g.tap_blocks = int(ceil_div(g.taps, g.chunk_taps));
@@ -67,7 +66,7 @@ bool set_stages(int element, bool split, const TransposedTile& tile, const Devic
   const std::int64_t packed_slots = t->w.slots_before + std::int64_t{g.row_tiles} * g.tile_rows + g.halo;
   if (packed_slots > std::numeric_limits<std::int32_t>::max()) return false;
   t->w.packed_slots = int(packed_slots);
-  if (t->w.pieces > 1) t->w.tap_offset = channels * t->w.pitch;
+  if (t->w.parts.divisor() > 1) t->w.pieces = g.chunk_taps, t->w.tap_offset = channels * t->w.pitch;
   const std::int64_t weight_bytes = round_up(std::int64_t{t->w.pieces} * channels * t->w.pitch * element, 128);
   const std::int64_t x_bytes = round_up(std::int64_t{g.slots} * 4 * (split ? 2 : 1) * tile.words, 128);
   const std::int64_t room = shared_limit(traits.compute_capability) - kBarrierBytes, stage_bytes = weight_bytes + x_bytes;
@@ -114,14 +113,20 @@ bool make_transposed_geometry(const Problem& problem, Precision precision, const
   g.team_rows_divisor = FastDiv<std::int32_t>(g.team_rows);
   g.row_tiles = int(ceil_div(g.batch * g.sample_rows.divisor(), g.tile_rows));
   if (!set_weight_pieces(element, &t)) return false;
-  if (!set_stages(element, problem.dtype == DType::float32 && precision == Precision::tf32x3, tile, traits, &t)) return false;
+  const bool split = problem.dtype == DType::float32 && precision == Precision::tf32x3;
+  // All taps of whole channels are in one piece; of a part of the residues, as many taps as there is room for.
+  const bool whole_channels = t.w.parts.divisor() == 1;
+  int chunk_taps = whole_channels ? g.taps : std::min(g.taps, kMostChunkTaps);
+  while (!set_stages(element, split, chunk_taps, tile, traits, &t)) {
+    if (whole_channels || --chunk_taps == 0) return false;
+  }
   if (!set_order(traits, &t)) return false;
   *geometry = t;
   return true;
 }
 
 std::int64_t packed_positions_bytes(Precision precision, const TransposedTile& tile, const TransposedGeometry& t) {
-  const std::int64_t words = std::int64_t{t.g.channel_blocks} * tile.words * (precision == Precision::tf32x3 ? 2 : 1);
+  const std::int64_t words = std::int64_t{t.g.groups} * t.g.channel_blocks * tile.words * (precision == Precision::tf32x3 ? 2 : 1);
   return words * 4 * t.w.packed_slots;
 }
 

@@ -235,7 +235,7 @@ template <int kSums>
 constexpr int warpgroup_columns() {
   constexpr int kColumns = 2 * kSums;
   static_assert(kColumns == 8 || kColumns == 16 || kColumns == 32 || kColumns == 64 || kColumns == 96 ||
-                    kColumns == 128 || kColumns == 256,
+                    kColumns == 128 || kColumns == 144 || kColumns == 216 || kColumns == 256,
                 "gpu_ops.cuh has no instruction of so many columns");
   return kColumns;
 }

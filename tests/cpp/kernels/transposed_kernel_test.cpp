@@ -1,0 +1,205 @@
+// The transposed product's kernels, run by the emulator: every instance, bit for bit against float64 on small integers, as
+// implicit_kernel_test.cpp does it for the others; with clusters of several blocks too.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#include "convt_gemm/reference.h"
+#include "emulator/emulator.h"
+#include "implicit/transposed_kernel.cuh"
+#include "plan/transposed_table.h"
+#include "support/dtype.h"
+#include "support/problems.h"
+#include "support/values.h"
+
+namespace convt_gemm::testing {
+namespace {
+
+using implicit::Kind;
+
+struct TransposedKernel {
+  std::string name;
+  TransposedInstance instance;
+  int quads;  ///< of a chunk of x
+  void (*pack)(const implicit::TransposedParams&);
+  void (*multiply)(const implicit::TransposedParams&);
+};
+
+template <Kind kKind, int kPositions, int kWords>
+TransposedKernel transposed_kernel(const char* name, const TransposedInstance& instance) {
+  using C = implicit::TransposedConfig<kKind, kPositions, kWords>;
+  return {name, instance, C::kQuads, [](const implicit::TransposedParams& p) { implicit::pack_positions<C>(p); },
+          [](const implicit::TransposedParams& p) { implicit::implicit_gemm_transposed<C>(p); }};
+}
+
+const std::vector<TransposedKernel>& kernels() {
+  static const std::vector<TransposedKernel> all = [] {
+    std::vector<TransposedKernel> list;
+    const TransposedInstance* instance = transposed_instances();
+#define CONVT_TRANSPOSED_GEMM(kind, positions, columns, words) \
+  list.push_back(transposed_kernel<Kind::kind, positions, words>(#kind "_" #positions "x" #columns "x" #words, *instance++));
+#include "implicit/transposed_instances.def"
+#undef CONVT_TRANSPOSED_GEMM
+    return list;
+  }();
+  return all;
+}
+
+DeviceTraits traits(int multiprocessors) {
+  DeviceTraits traits;
+  traits.device = Device::cuda;
+  traits.compute_capability = 90;
+  traits.multiprocessors = multiprocessors;
+  return traits;
+}
+
+std::unique_ptr<emulator::GuardedMemory> guarded(const Bytes& bytes) {
+  auto memory = std::make_unique<emulator::GuardedMemory>(bytes.size());
+  std::memcpy(memory->data(), bytes.data(), bytes.size());
+  return memory;
+}
+
+/// The output's bytes; operands and workspace lie between inaccessible pages.
+Bytes run(const TransposedKernel& kernel, const Problem& problem, const Operands& operands, const TransposedGeometry& geometry,
+          const emulator::Options& options) {
+  const auto x = guarded(encode(problem.dtype, operands.input)), weight = guarded(encode(problem.dtype, operands.weight)),
+             bias = guarded(encode(problem.dtype, operands.bias));
+  const emulator::GuardedMemory y(std::size_t(problem.output_elements()) * size_of(problem.dtype));
+  const emulator::GuardedMemory workspace(std::size_t(packed_positions_bytes(kernel.instance.precision, kernel.instance.tile, geometry)), 16);
+  implicit::TransposedParams params{};
+  params.g = geometry.g, params.w = geometry.w;
+  params.x = x->data(), params.weight = weight->data(), params.bias = problem.bias ? bias->data() : nullptr;
+  params.y = workspace.data();
+  emulator::launch({unsigned((params.w.packed_slots - 1) / kWarpgroup + 1), unsigned(params.g.channel_blocks * kernel.quads), unsigned(params.g.groups)},
+                   {kWarpgroup}, 0, options, [&] { kernel.pack(params); });
+  params.x = workspace.data(), params.y = y.data();
+  emulator::launch({unsigned(params.g.blocks)}, {unsigned(kTransposedMultiplying + kTransposedLoading)}, std::size_t(params.g.shared_bytes), options,
+                   [&] { kernel.multiply(params); }, unsigned(params.w.splits));
+  return Bytes(y.data(), y.data() + y.bytes());
+}
+
+Problem in(Problem problem, const TransposedKernel& kernel) {
+  problem.dtype = kernel.instance.dtype;
+  return problem;
+}
+
+/// Whether the kernel's tile can serve the problem with so many splits; runs it if so.
+bool expect_exact(const Problem& base, const TransposedKernel& kernel, int splits, int multiprocessors,
+                  const std::vector<emulator::Options>& every_options) {
+  const Problem problem = in(base, kernel);
+  TransposedGeometry geometry;
+  if (!make_transposed_geometry(problem, kernel.instance.precision, kernel.instance.tile, splits, traits(multiprocessors), &geometry)) return false;
+  const Operands operands = integer_operands(problem);
+  std::vector<double> expected(std::size_t(problem.output_elements()));
+  reference_forward(problem, operands.input.data(), operands.weight.data(), operands.bias.data(), expected.data());
+  const std::vector<double> want = decode(problem.dtype, encode(problem.dtype, expected));
+  for (const emulator::Options& options : every_options) {
+    const std::vector<double> got = decode(problem.dtype, run(kernel, problem, operands, geometry, options));
+    for (std::size_t i = 0; i < want.size(); ++i) {
+      if (got[i] == want[i]) continue;
+      ADD_FAILURE() << kernel.name << " with " << splits << " splits and " << multiprocessors << " multiprocessors, " << options << ", on "
+                    << to_string(problem) << ": element " << i << " is " << got[i] << ", expected " << want[i];
+      return true;
+    }
+  }
+  return true;
+}
+
+class TransposedKernels : public ::testing::TestWithParam<TransposedKernel> {};
+
+TEST_P(TransposedKernels, GiveTheReference) {
+  for (const Problem& problem : {
+           make_problem(2, 40, 16, {{9, 16, 8, 4}}, 1, true),       // kernel = 2 stride, as in vocoders
+           make_problem(3, 37, 12, {{9, 4, 2, 1}}, 1, true),        // samples that share a tile
+           make_problem(1, 20, 8, {{7, 10, 5, 3, 1}}, 1, true),     // output padding
+           make_problem(1, 16, 40, {{20, 16, 8, 4}}),               // several tiles of columns, the last one not full
+           make_problem(1, 75, 72, {{200, 3, 1, 1}}, 1, true),      // several tiles of positions
+           make_problem(2, 17, 8, {{9, 7, 3, 2}}, 1, true),         // columns that lack the last tap
+           make_problem(1, 12, 8, {{6, 5, 3, 2, 0, 2}}, 1, true),   // dilation: residues of one position reach past the next one's
+           make_problem(2, 24, 16, {{9, 4, 2, 1}}, 2, true),        // groups
+           make_problem(1, 8, 4, {{4, 40, 4, 7}}),                  // ten taps
+           make_problem(2, 5, 3, {{9, 1024, 256}}, 1, true),        // more residues than a tile has columns
+           make_problem(1, 6, 2, {{4, 640, 160, 5}}, 1, true),      // of which the last tile is not full
+           make_problem(1, 3, 1, {{5, 2304, 256, 0, 3}}),           // and more taps than a chunk
+           make_problem(1, 5, 8, {{1, 2, 2}}),                      // one position
+       }) {
+    EXPECT_TRUE(expect_exact(problem, GetParam(), 1, 2, {{}, {emulator::Order::starve, emulator::Completion::late, 5}})) << to_string(problem);
+  }
+}
+
+/// The depth of a tile, shared out over the blocks of a cluster.
+TEST_P(TransposedKernels, AddUpTheSumsOfACluster) {
+  const TransposedKernel& kernel = GetParam();
+  const int chunk = kernel.instance.tile.words * int(4 / size_of(kernel.instance.dtype));
+  for (const int splits : {2, 4}) {
+    EXPECT_TRUE(expect_exact(make_problem(2, 2 * splits * chunk - 3, 20, {{9, 16, 8, 4}}, 1, true), kernel, splits, 8, {{}, {emulator::Order::starve, emulator::Completion::late, 3}}));
+  }
+}
+
+/// More tiles than blocks and more chunks than stages, so that stages are filled again while others are read.
+TEST_P(TransposedKernels, DoNotDependOnTheOrderOfThreads) {
+  const TransposedKernel& kernel = GetParam();
+  const int chunk = kernel.instance.tile.words * int(4 / size_of(kernel.instance.dtype));
+  EXPECT_TRUE(expect_exact(make_problem(1, 4 * chunk + 5, 24, {{13, 16, 8, 4}}, 1, true), kernel, 1, 1, emulator::many_options(1)));
+  EXPECT_TRUE(expect_exact(make_problem(1, 4 * chunk, 8, {{5, 4, 2, 1}}, 1, true), kernel, 2, 4, emulator::many_options(1)));
+}
+
+/// Real values: the error of tf32x3 is not more than twice that of plain float32 sums, that of TF32 is TF32's.
+TEST_P(TransposedKernels, HaveTheErrorOfTheirArithmetic) {
+  const TransposedKernel& kernel = GetParam();
+  const Problem problem = in(make_problem(1, 512, 8, {{30, 4, 2, 1}}, 1, true), kernel);
+  TransposedGeometry geometry;
+  ASSERT_TRUE(make_transposed_geometry(problem, kernel.instance.precision, kernel.instance.tile, 1, traits(2), &geometry));
+  Operands operands = uniform_operands(problem);
+  for (std::vector<double>* values : {&operands.input, &operands.weight, &operands.bias}) *values = decode(problem.dtype, encode(problem.dtype, *values));
+  std::vector<double> want(std::size_t(problem.output_elements()));
+  reference_forward(problem, operands.input.data(), operands.weight.data(), operands.bias.data(), want.data());
+  const std::vector<double> got = decode(problem.dtype, run(kernel, problem, operands, geometry, {}));
+  double worst = 0, largest = 0;
+  for (std::size_t i = 0; i < want.size(); ++i) {
+    worst = std::max(worst, std::fabs(got[i] - want[i]));
+    largest = std::max(largest, std::fabs(want[i]));
+  }
+  const double tf32 = std::sqrt(1024.0) * 0x1p-11;  // both operands of each of 1024 products are rounded to 11 bits
+  const double float32 = 1024 * 0x1p-24;            // 1024 terms below one in magnitude, one after the other: more than their usual error
+  EXPECT_LE(worst, problem.dtype != DType::float32                        ? largest * unit_roundoff(problem.dtype) + 1e-4
+                   : kernel.instance.precision == Precision::tf32x3 ? float32
+                                                                    : tf32);
+  if (kernel.instance.precision == Precision::tf32) {
+    EXPECT_GE(worst, tf32 / 16) << "too good for TF32";
+  }
+}
+
+/// NaN reaches the outputs that its position reaches, and no other: kernel = 2 stride, so every residue has all taps. Channels that do not
+/// exist are full of NaN in shared memory at first.
+TEST_P(TransposedKernels, KeepNaN) {
+  const TransposedKernel& kernel = GetParam();
+  const Problem problem = in(make_problem(1, 9, 8, {{12, 4, 2, 1}}), kernel);
+  TransposedGeometry geometry;
+  ASSERT_TRUE(make_transposed_geometry(problem, kernel.instance.precision, kernel.instance.tile, 1, traits(2), &geometry));
+  Operands operands = integer_operands(problem);
+  for (double& weight : operands.weight) weight = 1;
+  const std::int64_t position = 7;
+  operands.input[std::size_t(5 * problem.axis(0).input + position)] = std::nan("");
+  const std::vector<double> got = decode(problem.dtype, run(kernel, problem, operands, geometry, {}));
+  for (std::int64_t o = 0; o < problem.output_positions(); ++o) {
+    const std::int64_t tap = o + 1 - 2 * position;
+    for (std::int64_t channel = 0; channel < problem.out_channels; ++channel) {
+      EXPECT_EQ(std::isnan(got[std::size_t(channel * problem.output_positions() + o)]), tap >= 0 && tap < 4) << "output " << o;
+    }
+  }
+}
+
+struct InstanceName {
+  template <class Info>
+  std::string operator()(const Info& info) const {
+    return info.param.name;
+  }
+};
+INSTANTIATE_TEST_SUITE_P(Instance, TransposedKernels, ::testing::ValuesIn(kernels()), InstanceName());
+
+}  // namespace
+}  // namespace convt_gemm::testing
