@@ -39,13 +39,13 @@ Rates rates_of(GemmBackend backend, DType dtype, Precision precision) {
       return {cublas ? 55e12 : 35e12, launch};
     case DType::bfloat16:
     case DType::float16:
-      return {cublas ? 500e12 : 250e12, launch};
+      return {cublas ? 400e12 : 250e12, launch};
     case DType::float32:
       break;
   }
   switch (precision) {
     case Precision::tf32:
-      return {cublas ? 300e12 : 140e12, launch, cublas ? 3.7e12 : 2.9e12};
+      return {cublas ? 190e12 : 140e12, launch, cublas ? 3.7e12 : 2.9e12};
     case Precision::tf32x3:
       if (native) return {55e12, launch, kNativeBandwidth};
       return {85e12, launch, kCopyBandwidth, false};

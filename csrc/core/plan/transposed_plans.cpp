@@ -10,9 +10,9 @@ namespace convt_gemm {
 namespace {
 
 constexpr double kClock = 1.7e9;
-constexpr double kLaunch = 4e-6;             // seconds
+constexpr double kLaunch = 5e-6;             // seconds, with putting x into order
 constexpr double kStart = 3000;              // cycles of a tile until its first products, and after its last ones
-constexpr double kProduct = 1.15;            // for each cycle of the tensor cores
+constexpr double kProduct = 1.1;             // for each cycle of the tensor cores
 constexpr double kSharedByte = 1.0 / 28;     // cycles for each byte of a stage
 constexpr double kChunk = 300;               // cycles of a chunk besides
 constexpr double kPosition = 12;             // cycles of storing a tile, for each of its positions
@@ -69,7 +69,9 @@ void append_transposed_plans(const Problem& problem, const DeviceTraits& traits,
       TransposedGeometry geometry;
       if (!make_transposed_geometry(problem, plan.precision, instance.tile, splits, traits, &geometry)) continue;
       const std::int64_t packed = packed_positions_bytes(plan.precision, instance.tile, geometry);
-      if (packed > options.workspace_limit) continue;
+      // No more than weights would be, were they put into order instead.
+      const std::int64_t weights = problem.weight_elements() * std::int64_t(size_of(problem.dtype)) * (instance.precision == Precision::tf32x3 ? 2 : 1);
+      if (packed > std::min(weights, options.workspace_limit)) continue;
       plan.splits = splits;
       plan.workspace_bytes = std::size_t(packed);
       predict(problem, instance, geometry, traits, &plan);

@@ -91,6 +91,17 @@ TEST_P(ExactCase, EveryPlanIsTheReference) {
 
 INSTANTIATE_TEST_SUITE_P(Cases, ExactCase, ::testing::ValuesIn(reduced_cases(3e7, 400000)), ProblemName());
 
+/// What the transposed product is for: clusters that share out the depth, samples that share a tile, groups, residues of one channel in several tiles,
+/// columns that lack a tap.
+INSTANTIATE_TEST_SUITE_P(
+    MoreWeightsThanPositions, ExactCase,
+    ::testing::Values(NamedProblem{"clusters", make_problem(2, 1100, 24, {{9, 16, 8, 4}}, 1, true)},
+                      NamedProblem{"samples", make_problem(5, 70, 96, {{33, 4, 2, 1}}, 1, true)},
+                      NamedProblem{"groups", make_problem(2, 96, 64, {{20, 8, 4, 2}}, 2, true)},
+                      NamedProblem{"residues", make_problem(2, 37, 5, {{9, 1024, 256}}, 1, true)},
+                      NamedProblem{"taps", make_problem(1, 130, 64, {{30, 7, 3, 2}})}),
+    ProblemName());
+
 /// More products than one batched call or grid takes, and positions that end just below 2^31.
 INSTANTIATE_TEST_SUITE_P(
     Many, ExactCase,

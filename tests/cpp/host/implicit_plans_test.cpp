@@ -11,6 +11,7 @@
 #include "plan/implicit_plans.h"
 #include "plan/implicit_table.h"
 #include "plan/pieces.h"
+#include "plan/transposed_table.h"
 #include "support/cases.h"
 #include "support/problems.h"
 #include "support/values.h"
@@ -541,7 +542,7 @@ TEST(ImplicitPlans, AreRefusedForAnotherProblem) {
     EXPECT_EQ(status.code, StatusCode::invalid_argument);
     EXPECT_NE(status.message.find(part), std::string::npos) << "no '" << part << "' in: " << status.message;
   };
-  for (int instance : {-1, int(kImplicitInstances)}) {
+  for (int instance : {-1, int(kImplicitInstances + kTransposedInstances)}) {
     Plan wrong = plan;
     wrong.instance = instance;
     refused(wrong, "plan.instance");

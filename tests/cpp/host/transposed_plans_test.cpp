@@ -1,0 +1,155 @@
+// The transposed product's geometry and plans: pure host functions.
+#include <gtest/gtest.h>
+
+#include <set>
+#include <string>
+#include <vector>
+
+#include "plan/cuda_plans.h"
+#include "plan/transposed_plans.h"
+#include "plan/transposed_table.h"
+#include "support/cases.h"
+#include "support/problems.h"
+
+namespace convt_gemm::testing {
+namespace {
+
+DeviceTraits gpu(int compute_capability = 90) {
+  DeviceTraits traits;
+  traits.device = Device::cuda;
+  traits.compute_capability = compute_capability;
+  return traits;
+}
+
+std::vector<Plan> plans_of(const Problem& problem, const DeviceTraits& traits = gpu(), std::int64_t limit = kDefaultWorkspaceLimit) {
+  PlanOptions options;
+  options.precision = Precision::tf32;
+  options.workspace_limit = limit;
+  std::vector<Plan> plans;
+  append_transposed_plans(problem, traits, options, &plans);
+  return plans;
+}
+
+std::vector<NamedProblem> one_axis_cases() {
+  std::vector<NamedProblem> problems;
+  for (const NamedProblem& named : cases()) {
+    if (named.problem.rank == 1) problems.push_back(named);
+  }
+  problems.push_back({"groups", make_problem(2, 96, 64, {{20, 8, 4, 2}}, 2, true)});
+  problems.push_back({"lacking_taps", make_problem(1, 130, 64, {{30, 7, 3, 2}})});
+  problems.push_back({"residues_of_two_tiles", make_problem(1, 64, 20, {{4, 640, 160, 5}}, 1, true)});
+  problems.push_back({"taps_of_three_chunks", make_problem(1, 64, 8, {{5, 2304, 256, 0, 3}})});
+  return problems;
+}
+
+TEST(TransposedGeometry, HasEveryColumnOnceAndEveryPositionInReach) {
+  int served = 0;
+  for (const NamedProblem& named : one_axis_cases()) {
+    for (DType dtype : {DType::float32, DType::bfloat16}) {
+      Problem problem = named.problem;
+      problem.dtype = dtype;
+      for (const Plan& plan : plans_of(problem)) {
+        SCOPED_TRACE(named.name + " " + plan.name());
+        TransposedGeometry t{};
+        ASSERT_TRUE(transposed_geometry_of(problem, plan, &t).ok());
+        const ImplicitGeometry& g = t.g;
+        ++served;
+        // Column i of tile n: as the kernel finds it.
+        std::vector<int> seen(std::size_t(g.out_channels) * std::size_t(g.residues));
+        for (int tile = 0; tile < g.column_tiles.divisor(); ++tile) {
+          const int first = tile / t.w.parts.divisor(), part = tile % t.w.parts.divisor();
+          for (int i = 0; i < t.w.columns; ++i) {
+            const int channel = first * t.w.channels + i / t.w.residues.divisor(), residue = part * kWeightRows + i % t.w.residues.divisor();
+            if (channel < g.out_channels && residue < g.residues) ++seen[std::size_t(channel) * std::size_t(g.residues) + std::size_t(residue)];
+          }
+        }
+        EXPECT_EQ(std::set<int>(seen.begin(), seen.end()), std::set<int>{1});
+        // Slots that tiles copy are in the workspace.
+        for (int tap_block : {0, g.tap_blocks - 1}) {
+          const int before_first = g.halo - ((tap_block + 1) * g.chunk_taps - 1) * g.input_step + t.w.slots_before;
+          EXPECT_GE(before_first, 0);
+          EXPECT_LE(before_first + std::int64_t{g.row_tiles} * g.tile_rows + (g.chunk_taps - 1) * g.input_step, t.w.packed_slots);
+        }
+        EXPECT_GE(std::int64_t{g.row_tiles} * g.tile_rows, g.batch * g.sample_rows.divisor());
+        // Shared memory: a column's last tap is in its channel's piece of the stage, and everything is in the block's.
+        if (t.w.parts.divisor() == 1) {
+          EXPECT_GE(t.w.pitch, (t.w.channels - 1) * g.kernel + (g.taps - 1) * g.tap_step + g.residues);
+        }
+        EXPECT_LE(g.shared_bytes, 227 << 10);
+        EXPECT_GE(g.stages, 3);
+        EXPECT_EQ(g.weight_bytes % 16, 0);
+        EXPECT_EQ(g.x_bytes % 16, 0);
+        EXPECT_TRUE(plan.splits == 1 || g.blocks == g.tiles * plan.splits) << "a cluster has one tile";
+        EXPECT_LE(std::int64_t(plan.workspace_bytes), std::int64_t(size_of(dtype)) * problem.weight_elements());
+        EXPECT_TRUE(check_cuda_plan(problem, plan).ok());
+        EXPECT_GT(plan.predicted_seconds, 0);
+      }
+    }
+  }
+  EXPECT_GT(served, 100);
+}
+
+TEST(TransposedPlans, RefuseWhatTheyDoNotServe) {
+  const Problem problem = make_problem(1, 512, 256, {{800, 20, 10, 5}}, 1, true);
+  EXPECT_FALSE(plans_of(problem).empty());
+  EXPECT_TRUE(plans_of(problem, gpu(80)).empty());
+  EXPECT_TRUE(plans_of(problem, gpu(), 1024).empty()) << "x does not fit the workspace";
+  Problem other = problem;
+  other.layout = Layout::channels_last;
+  EXPECT_TRUE(plans_of(other).empty());
+  other = problem;
+  other.dtype = DType::float64;
+  EXPECT_TRUE(plans_of(other).empty());
+  EXPECT_TRUE(plans_of(make_problem(1, 512, 256, {{8000, 20, 10, 5}})).empty()) << "more of x than of weights";
+  EXPECT_TRUE(plans_of(make_problem(1, 512, 255, {{80, 19, 10, 5}})).empty()) << "rows of weights that are not aligned";
+  EXPECT_TRUE(plans_of(make_problem(1, 512, 256, {{80, 3, 4}})).empty()) << "outputs without taps";
+  EXPECT_TRUE(plans_of(make_problem(1, 512, 256, {{8, 4, 2, 1}, {8, 4, 2, 1}})).empty()) << "two axes";
+}
+
+TEST(TransposedPlans, AreRefusedForAnotherProblem) {
+  const Problem problem = make_problem(1, 512, 256, {{800, 20, 10, 5}}, 1, true);
+  const std::vector<Plan> plans = plans_of(problem);
+  ASSERT_FALSE(plans.empty());
+  const auto refused = [&](Plan wrong) { return check_cuda_plan(problem, wrong).code == StatusCode::invalid_argument; };
+  Plan wrong = plans[0];
+  EXPECT_FALSE(refused(wrong));
+  wrong.splits = 0;
+  EXPECT_TRUE(refused(wrong));
+  wrong = plans[0];
+  wrong.workspace_bytes = 0;
+  EXPECT_TRUE(refused(wrong));
+  wrong = plans[0];
+  wrong.instance = int(kImplicitInstances + kTransposedInstances);
+  EXPECT_TRUE(refused(wrong));
+  wrong = plans[0];
+  wrong.dtype = DType::bfloat16;
+  EXPECT_TRUE(refused(wrong));
+}
+
+TEST(TransposedPlans, HaveNamesOfTheirOwn) {
+  std::set<std::string> names;
+  for (const Plan& plan : plans_of(make_problem(16, 512, 256, {{32, 16, 8, 4}}, 1, true))) {
+    EXPECT_EQ(plan.name().rfind("implicit_gemm_sm90_transposed_tf32_channels_first_", 0), 0u) << plan.name();
+    EXPECT_NE(plan.name().find(plan.tile()), std::string::npos);
+    EXPECT_TRUE(names.insert(plan.name()).second) << plan.name();
+  }
+  EXPECT_TRUE(names.count("implicit_gemm_sm90_transposed_tf32_channels_first_144x128x32_splits2"));
+}
+
+/// Where they were measured to be fastest.
+TEST(TransposedPlans, AreChosenForLayersOfManyWeights) {
+  for (const char* name : {"hifi-gan-v1.ups.0-train", "bigvgan-v2-44k-512x.ups.0-train", "dac-44.1k.decoder.block1-train", "mimi.decoder.convtr1-infer",
+                           "waveglow.upsample-infer", "kokoro-82m.generator.ups.0-infer"}) {
+    for (const NamedProblem& named : cases()) {
+      if (named.name != name) continue;
+      PlanOptions options;
+      options.precision = Precision::tf32;
+      Plan plan;
+      ASSERT_TRUE(choose_plan(named.problem, gpu(), options, &plan).ok());
+      EXPECT_TRUE(plan.algorithm == Algorithm::implicit_gemm && is_transposed(plan.instance)) << name << ": " << plan.name();
+    }
+  }
+}
+
+}  // namespace
+}  // namespace convt_gemm::testing
