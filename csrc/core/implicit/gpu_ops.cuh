@@ -15,7 +15,9 @@
 
 #include <cute/arch/mma_sm80.hpp>
 #include <cute/arch/mma_sm90_gmma.hpp>
+#ifdef CONVT_GEMM_ALL_PRODUCT_SHAPES  // a long header, for those kernels only that need it
 #include <cute/arch/mma_sm90_gmma_ext.hpp>
+#endif
 
 #include "util/half_types.h"
 
@@ -397,9 +399,11 @@ CONVT_WARPGROUP_INSTRUCTION(32)
 CONVT_WARPGROUP_INSTRUCTION(64)
 CONVT_WARPGROUP_INSTRUCTION(96)
 CONVT_WARPGROUP_INSTRUCTION(128)
+CONVT_WARPGROUP_INSTRUCTION(256)
+#ifdef CONVT_GEMM_ALL_PRODUCT_SHAPES
 CONVT_WARPGROUP_INSTRUCTION(144)
 CONVT_WARPGROUP_INSTRUCTION(216)
-CONVT_WARPGROUP_INSTRUCTION(256)
+#endif
 #undef CONVT_WARPGROUP_INSTRUCTION
 
 template <class Instruction, int kSums, std::size_t... i>
