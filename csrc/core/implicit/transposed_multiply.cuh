@@ -37,9 +37,10 @@ class TransposedMultiply {
  private:
   static constexpr unsigned kCoreBytes = 128;
 
-  /// A tap's words of the weights as they are in memory, zeros where a column lacks the tap,
+  /// A tap's elements of the weights as they are in memory, zeros where a column lacks the tap. They are put together to words only in rounded(): what is
+  /// read here may not be an operand's register yet, since products that have those are under way.
   struct RawWords {
-    std::uint32_t value[C::kSteps][4];
+    typename C::Element value[C::kSteps][4][C::kWordElements];
   };
   /// and as gpu::warpgroup_multiply has its register operand.
   struct Words {
@@ -57,11 +58,8 @@ class TransposedMultiply {
       for (int i = 0; i < 4; ++i) {
         const Element* const from = weight + at_[i % 2] + (s * 8 + i / 2 * 4) * C::kWordElements * pitch_;
         const bool exists = tap < taps_[i % 2];
-        if constexpr (C::kWordElements == 2) {
-          words.value[s][i] = exists ? std::uint32_t{from[0].bits} | std::uint32_t{from[pitch_].bits} << 16 : 0u;
-        } else {
-          words.value[s][i] = __float_as_uint(exists ? *from : 0.0f);
-        }
+#pragma unroll
+        for (int e = 0; e < C::kWordElements; ++e) words.value[s][i][e] = exists ? from[e * pitch_] : Element{};
       }
     }
     return words;
@@ -74,9 +72,9 @@ class TransposedMultiply {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         if constexpr (C::kWordElements == 2) {
-          words.high[s][i] = raw.value[s][i];
+          words.high[s][i] = std::uint32_t{raw.value[s][i][0].bits} | std::uint32_t{raw.value[s][i][1].bits} << 16;
         } else {
-          const float value = __uint_as_float(raw.value[s][i]);
+          const float value = raw.value[s][i][0];
           words.high[s][i] = gpu::tf32_operand(value);
           if constexpr (C::kSplit) words.low[s][i] = gpu::tf32_operand(value - __uint_as_float(words.high[s][i] & 0xffffe000u));
         }
