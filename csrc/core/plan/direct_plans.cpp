@@ -22,7 +22,7 @@ constexpr double kWindowRate = 10e12;           // FLOP/s where outputs share lo
 constexpr double kGatherRate = 2.2e12;          // FLOP/s where each output has loads of its own
 constexpr double kGather16BitRate = 1.3e12;
 constexpr double kChannelsLastRate = 5e12;      // FLOP/s: weights are strided
-constexpr double kLaunch = 2.5e-6;              // seconds
+constexpr double kLaunch = 2.4e-6;              // seconds
 
 // The column kernel: counts of instructions, of cycles of shared memory and of the loads that a warp waits for; not fitted yet.
 constexpr double kMultiprocessors = 132;
@@ -31,6 +31,8 @@ constexpr double kIssueEfficiency = 0.8;
 constexpr double kWarpsInFlight = 16;     // of a multiprocessor
 constexpr double kBatchSeconds = 0.4e-6;  // a warp's loads take twice as long, and two batches of them are in flight
 constexpr double kBarriers = 0.7e-6;      // seconds: first loads, weights, last stores
+constexpr double kWeightRead = 4;         // cycles of a multiprocessor for 16 bytes of weights that a warp reads,
+constexpr double kManyWeights = 3;        // and times this with more than 16 columns, which few warps at a time are left for (measured)
 
 double terms_of(const Problem& problem) {
   double terms = double(problem.group_in_channels());
@@ -69,12 +71,12 @@ void predict_columns(const Problem& problem, Plan* plan) {
   const double warp_channels = double(g.blocks) * g.shape.slices * double(problem.group_in_channels());
 
   const double memory = plan->bytes / kBandwidth;
-  // Of a warp for a channel. Weights are read 16 bytes at a time, each of them four cycles of shared memory; float64 has
+  // Of a warp for a channel. Weights are read 16 bytes at a time; float64 has
   // half as many units.
   const double reads = words * g.columns / 4, converted = size_of(problem.dtype) == 2 ? positions : 0;
   const double issued = words * sums + reads + positions + converted + 4;
   const double arithmetic = warp_channels * issued / (4 * kMultiprocessors * kClock * kIssueEfficiency);
-  const double weights = warp_channels * 4 * reads / (kMultiprocessors * kClock);
+  const double weights = warp_channels * kWeightRead * (g.columns > 16 ? kManyWeights : 1) * reads / (kMultiprocessors * kClock);
   const double rounds = double(ceil_div(std::int64_t(warps), std::int64_t(kWarpsInFlight * kMultiprocessors)));
   const double ahead = 16 / (positions * words);  // channels of a batch
   const double waiting = rounds * double(ceil_div(g.split_channels, std::int64_t(ahead))) * kBatchSeconds;

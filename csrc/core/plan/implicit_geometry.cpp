@@ -313,10 +313,17 @@ bool make_implicit_geometry(const Problem& problem, Precision precision, const I
   const int element = int(size_of(problem.dtype));
   const bool split = problem.dtype == DType::float32 && precision == Precision::tf32x3;
   // Resident weights before streamed ones, more stages before less, many taps for a copy of x before few.
-  for (const bool resident : {true, false}) {
+  const bool raw_rows = multiplies_raw_rows(tile.family, problem.dtype, problem.layout);
+  struct Attempt {
+    bool resident;
+    int most_stages, least_stages;
+  };
+  // Two stages do not keep up with who reads raw rows: rather weights that stream.
+  for (const Attempt& attempt : {Attempt{true, 3, raw_rows ? 3 : 2}, Attempt{false, 4, 2}, Attempt{true, 2, 2}}) {
+    const bool resident = attempt.resident;
     ImplicitGeometry g{};
     set_problem(problem, &g);
-    g.raw_rows = multiplies_raw_rows(tile.family, problem.dtype, problem.layout);
+    g.raw_rows = raw_rows;
     g.vector_rows = !g.raw_rows && !g.channels_last && g.input % kVectorPositions == 0;
     if (multiplies_two_sets(tile, problem.layout, g.raw_rows, split)) set_sets(element, &g);
     g.direct_outputs = direct_outputs(element, g);
@@ -330,7 +337,8 @@ bool make_implicit_geometry(const Problem& problem, Precision precision, const I
     if (!set_rows(element, tile, &g)) continue;
     const int most_taps = std::min(g.taps, kMostChunkTaps);
     for (const int least_stages : {4, 3, 2}) {
-      if (least_stages == 4 && (resident || tile.family == Family::sm80)) continue;  // streamed weights take longer to come
+      if (least_stages > attempt.most_stages || least_stages < attempt.least_stages) continue;  // streamed weights take longer to come
+      if (least_stages == 4 && tile.family == Family::sm80) continue;
       for (const int buffers : {2, 1}) {
         if (buffers == 2 && (tile.family == Family::sm80 || g.store != Store::rows)) continue;  // only the copy engine has use for two
         if (!set_columns(element, buffers, tile, &g)) continue;
