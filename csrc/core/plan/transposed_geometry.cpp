@@ -14,6 +14,8 @@ using namespace implicit_parts;
 constexpr int kVectorBytes = 16;
 constexpr int kLeastStages = 3;
 constexpr int kMostChunkTaps = 4;
+/// Blocks that a grid can have along its second and third axis.
+constexpr int kMostBlocks = 65535;
 
 /// Which columns a tile has, and the pieces of the weights' rows that they come from; false if pieces do not begin and end at whole vectors.
 bool set_weight_pieces(int element, TransposedGeometry* t) {
@@ -61,6 +63,8 @@ bool set_stages(int element, bool split, int chunk_taps, const TransposedTile& t
   g.channel_blocks = int(ceil_div(g.in_channels, channels));
   if (std::int64_t{g.tap_blocks} * g.channel_blocks > std::numeric_limits<std::int32_t>::max() / 8) return false;
   g.chunks = g.tap_blocks * g.channel_blocks;
+  // The kernel that puts x into order has a block for each quad of channels and each group.
+  if (std::int64_t{g.channel_blocks} * tile.words / 4 > kMostBlocks || g.groups > kMostBlocks) return false;
   g.slots = int(tile.positions + halo) | 1;  // odd, so that planes begin in different banks
   t->w.slots_before = int((std::int64_t{g.tap_blocks} * g.chunk_taps - g.taps) * g.input_step);  // that taps which do not exist would read
   const std::int64_t packed_slots = t->w.slots_before + std::int64_t{g.row_tiles} * g.tile_rows + g.halo;
@@ -104,13 +108,12 @@ bool make_transposed_geometry(const Problem& problem, Precision precision, const
   ImplicitGeometry& g = t.g;
   set_problem(problem, &g);
   if (g.fill || problem.input_elements() > problem.weight_elements() || !set_samples(element, &g)) return false;
-  // The stores count bytes of y in 32 bits, and go from one sample into the next at most once for eight positions.
-  if (problem.output_elements() * element > std::numeric_limits<std::uint32_t>::max() || g.output > (1 << 29)) return false;
+  // The stores count bytes of y and places in its rows in 32 bits, and go from one sample into the next at most once for eight positions.
+  if (problem.output_elements() * element > std::numeric_limits<std::uint32_t>::max() || g.output > (1 << 29) || g.padding > (1 << 29)) return false;
   if (g.batch > 1 && g.sample_rows.divisor() < 8) return false;
   t.w.splits = splits;
   g.teams = 1;
-  g.team_rows = g.owned_rows = g.used_rows = g.tile_rows = tile.positions;
-  g.team_rows_divisor = FastDiv<std::int32_t>(g.team_rows);
+  g.tile_rows = tile.positions;
   g.row_tiles = int(ceil_div(g.batch * g.sample_rows.divisor(), g.tile_rows));
   if (!set_weight_pieces(element, &t)) return false;
   const bool split = problem.dtype == DType::float32 && precision == Precision::tf32x3;

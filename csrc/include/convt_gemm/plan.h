@@ -95,8 +95,7 @@ struct Plan {
   std::string tile() const;
 };
 
-/// Every legal plan for the problem with these options: those of gemm_col2im, then those of algorithms that no GPU has run yet, both
-/// in the order of predicted time. Empty if none is legal.
+/// Every legal plan for the problem with these options, in the order of predicted time. Empty if none is legal.
 /// The problem must have passed validate().
 std::vector<Plan> enumerate_plans(const Problem& problem, const DeviceTraits& traits, const PlanOptions& options);
 

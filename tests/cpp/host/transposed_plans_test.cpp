@@ -104,6 +104,8 @@ TEST(TransposedPlans, RefuseWhatTheyDoNotServe) {
   EXPECT_TRUE(plans_of(make_problem(1, 512, 255, {{80, 19, 10, 5}})).empty()) << "rows of weights that are not aligned";
   EXPECT_TRUE(plans_of(make_problem(1, 512, 256, {{80, 3, 4}})).empty()) << "outputs without taps";
   EXPECT_TRUE(plans_of(make_problem(1, 512, 256, {{8, 4, 2, 1}, {8, 4, 2, 1}})).empty()) << "two axes";
+  EXPECT_FALSE(plans_of(make_problem(1, 32 * 65535, 65535, {{1, 64, 4}}, 65535)).empty());
+  EXPECT_TRUE(plans_of(make_problem(1, 32 * 65536, 65536, {{1, 64, 4}}, 65536)).empty()) << "more groups than a grid has blocks along an axis";
 }
 
 TEST(TransposedPlans, AreRefusedForAnotherProblem) {
