@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+import torch._dynamo.testing  # which torch does not load by itself
 from problems import FUNCTIONS, SPECIAL, TORCH_FUNCTIONS
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
