@@ -25,12 +25,6 @@ struct Sm90Multiply {
   __device__ __forceinline__ void run(Sums<C>& sums) {
     if constexpr (C::kSplit) {
       run_split(sums);
-    } else if constexpr (C::kRawRows && C::kSteps == 1) {
-      if (g.resident) {
-        run_raw_in_turn<true>(sums);
-      } else {
-        run_raw_in_turn<false>(sums);
-      }
     } else if constexpr (C::kRawRows) {
       run_raw(sums);
     } else {
@@ -166,7 +160,8 @@ struct Sm90Multiply {
   };
 
   /// Steps whose words are read together: more hide the time that reading takes, and need registers.
-  static constexpr int kTogether = C::kSteps < 2 ? 1 : C::kSteps / 2;
+  static constexpr int kTogether = C::kSteps / 2;
+  static_assert(!C::kRawRows || C::kSplit || C::kSteps > 1, "the registers of a chunk's last steps would be those of the next one's first");
 
   /// Which sets of columns are multiplied with a place of x: with two of them, the first for the tap before the second's.
   enum class Multiplied { first, second, both };
@@ -241,86 +236,6 @@ struct Sm90Multiply {
       }
       gpu::warpgroup_commit();
     }
-  }
-
-  /// A tap's place in the depth of a tile, and where its operands are.
-  struct RawCursor {
-    Chunk chunk;
-    int c = 0, tap = 0;  ///< numbers of the chunk and of the tap in it
-    int taps = 0;        ///< of the chunk
-    int to_x = 0;        ///< from the stage's first element to what the thread reads for the chunk's first tap
-    const float* x = nullptr;
-    std::uint64_t weight = 0;
-  };
-
-  /// The register operand of one tap, and the stage that its products are the last of.
-  struct RawTap {
-    RawOperand operand;
-    int leaving = -1;
-  };
-
-  /// The same where a chunk has one step for each tap. The registers of a tap's operand are the tensor cores' until its products are done, so
-  /// there are two of them, which are filled in turn, whatever chunk the taps are of.
-  template <bool kResident>
-  __device__ __forceinline__ void run_raw_in_turn(Sums<C>& sums) {
-    RawCursor at;
-    RawTap even, odd;
-    const int slots = gpu::in_register(g.slots), tap_slots = gpu::in_register(g.input_step);
-    for (;;) {
-      start<kResident>(at, even, slots, tap_slots, sums);
-      if (at.c == g.chunks) break;
-      start<kResident>(at, odd, slots, tap_slots, sums);
-      if (at.c == g.chunks) break;
-    }
-    gpu::warpgroup_wait<0>();
-#pragma unroll
-    for (auto& block : sums) gpu::warpgroup_settle(block);
-    if (!kResident && even.leaving >= 0) release(even.leaving);
-    if (!kResident && odd.leaving >= 0) release(odd.leaving);
-  }
-
-  /// Starts the products of a tap, once those of the tap before the last are done, which had the same registers, and goes on to the next one.
-  template <bool kResident>
-  __device__ __forceinline__ void start(RawCursor& at, RawTap& tap, int slots, int tap_slots, Sums<C>& sums) {
-    if (at.tap == 0) {
-      if (!kResident) finish<kResident>(tap);  // the stage waited for may be the one that it leaves
-      if (at.c == 0 || g.tap_blocks > 1) at.to_x = raw_place(at.chunk, 0);
-      at.taps = taps_of(g, at.chunk);
-      at.weight = weight_descriptor(at.c, 0);
-      at.x = stage_of_x() + at.to_x;
-      gpu::barrier_wait(shared.full(ring.stage), ring.parity);
-    }
-    finish<kResident>(tap);
-    RawWords words;
-    words.read(at.x, slots);
-    tap.operand.round(words);
-    gpu::warpgroup_fence();
-#pragma unroll
-    for (int block = 0; block < C::kRowBlocks; ++block) {
-      multiply(tap.operand.high[block], tap.operand.low[0], at.weight, 0, sums[block], at.c > 0 || at.tap > 0);
-    }
-    gpu::warpgroup_commit();
-    at.x -= tap_slots;
-    at.weight = further(at.weight, kTapWeights);
-    if (++at.tap < at.taps) return;
-    if (kResident) {
-      release(ring.stage);  // its words have been read
-    } else {
-      tap.leaving = ring.stage;
-    }
-    at.tap = 0;
-    ++at.c;
-    at.chunk.advance(g);
-    ring.advance(g.stages);
-  }
-
-  /// Waits until at most one tap is under way, which this one is not.
-  template <bool kResident>
-  __device__ __forceinline__ void finish(RawTap& tap) const {
-    gpu::warpgroup_wait<1>();
-    if (kResident) return;
-    if (tap.leaving >= 0) release(tap.leaving);
-    tap.leaving = -1;
   }
 
   /// Elements from the beginning of a stage to the first of this thread's first channel that it reads for the chunk's tap `tap`.
