@@ -8,6 +8,8 @@
 #include "implicit/transposed_params.h"
 #include "plan/transposed_plans.h"
 #include "plan/transposed_table.h"
+#include "plan/window_plans.h"
+#include "plan/window_table.h"
 
 namespace convt_gemm {
 
@@ -44,6 +46,23 @@ constexpr Status (*kRunTransposed[])(const TransposedParams&, void* packed, cuda
 #undef CONVT_TRANSPOSED_GEMM
 static_assert(sizeof(kRunTransposed) / sizeof(kRunTransposed[0]) == kTransposedInstances, "one function for each row");
 }  // namespace
+
+#define CONVT_WINDOW_SYMBOL(kind, rows, columns, words, form, taps, step, sets, set_step) \
+  implicit_gemm_windows_##kind##_##rows##x##columns##x##words##_##form##_##taps##_##step##_##sets##_##set_step
+#define CONVT_WINDOW_GEMM(kind, rows, columns, words, row_blocks, form, taps, step, sets, set_step) \
+  Status CONVT_WINDOW_SYMBOL(kind, rows, columns, words, form, taps, step, sets, set_step)(const Params&, cudaStream_t);
+#include "implicit/window_instances.def"
+#undef CONVT_WINDOW_GEMM
+
+namespace {
+#define CONVT_WINDOW_GEMM(kind, rows, columns, words, row_blocks, form, taps, step, sets, set_step) \
+  &CONVT_WINDOW_SYMBOL(kind, rows, columns, words, form, taps, step, sets, set_step),
+constexpr Status (*kRunWindows[])(const Params&, cudaStream_t) = {
+#include "implicit/window_instances.def"
+};
+#undef CONVT_WINDOW_GEMM
+static_assert(sizeof(kRunWindows) / sizeof(kRunWindows[0]) == kWindowInstances, "one function for each row");
+}  // namespace
 }  // namespace implicit
 
 Status implicit_gemm_cuda(const Problem& problem, const Plan& plan, const Tensors& tensors, const CudaContext& context) {
@@ -64,9 +83,11 @@ Status implicit_gemm_cuda(const Problem& problem, const Plan& plan, const Tensor
     return implicit::kRunTransposed[plan.instance - int(kImplicitInstances)](params, context.workspace, stream);
   }
   implicit::Params params{};
-  const Status status = implicit_geometry_of(problem, plan, &params.g);
+  const bool windows = is_window(plan.instance);
+  const Status status = windows ? window_geometry_of(problem, plan, &params.g) : implicit_geometry_of(problem, plan, &params.g);
   if (!status.ok()) return status;
   set_tensors(&params);
+  if (windows) return implicit::kRunWindows[plan.instance - kFirstWindow](params, stream);
   return implicit::kRun[plan.instance](params, context.workspace, stream);
 }
 

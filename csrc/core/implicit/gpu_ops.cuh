@@ -5,6 +5,7 @@
 #ifdef CONVT_GEMM_EMULATED_GPU
 #include "emulator/gpu_ops.h"
 #else
+#include <cuda.h>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
@@ -140,6 +141,19 @@ __device__ __forceinline__ void bulk_copy(void* shared, const void* global, unsi
           shared_address(shared)),
       "l"(global), "r"(bytes), "r"(shared_address(barrier))
       : "memory");
+#endif
+}
+
+/// Describes a tensor of three axes, and boxes of it that are copied at a time.
+using TensorMap = CUtensorMap;
+
+/// Starts to copy the box of the kernel parameter `map` that begins at (inner, middle, outer), `inner` a multiple of 16 bytes, to shared memory, aligned to 128
+/// bytes; what lies outside of the tensor is zero. Counts all of the box on the barrier.
+__device__ __forceinline__ void tensor_copy(void* shared, const TensorMap* map, int inner, int middle, int outer, std::uint64_t* barrier) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], [%5];" ::"r"(shared_address(shared)),
+               "l"(map), "r"(inner), "r"(middle), "r"(outer), "r"(shared_address(barrier))
+               : "memory");
 #endif
 }
 
@@ -446,6 +460,11 @@ __device__ __forceinline__ void warpgroup_operand_ready(std::uint32_t (&words)[k
 #pragma unroll
     for (std::uint32_t& word : row) cute::warpgroup_fence_operand(word);
   }
+}
+
+__device__ __forceinline__ void warpgroup_operand_ready(std::uint32_t (&words)[4]) {
+#pragma unroll
+  for (std::uint32_t& word : words) cute::warpgroup_fence_operand(word);
 }
 
 /// A value that the compiler keeps in a register: it takes parameters of a kernel to be free, and reads them again where their latency hurts.

@@ -37,9 +37,20 @@ struct KindTraits<Kind::float16> {
   static constexpr gpu::Words kWords = gpu::Words::float16;
 };
 
-template <Family kFamily_, Kind kKind_, Layout kLayout_, int kRows_, int kColumns_, int kWords_, int kRowBlocks_, int kLoaders_>
+struct NoWindow {
+  static constexpr Window kWindow{};
+};
+/// A Window as a template argument.
+template <Form kForm, int kTaps, int kStep, int kSets, int kSetStep>
+struct WindowOf {
+  static constexpr Window kWindow{kForm, kTaps, kStep, kSets, kSetStep};
+};
+
+template <Family kFamily_, Kind kKind_, Layout kLayout_, int kRows_, int kColumns_, int kWords_, int kRowBlocks_, int kLoaders_, class Window_ = NoWindow>
 struct Config {
-  static constexpr ImplicitTile kTile{kFamily_, kRows_, kColumns_, kWords_, kRowBlocks_, kLoaders_};
+  static constexpr Window kWindow = Window_::kWindow;
+  static constexpr bool kHasWindow = kWindow.form != Form::none;
+  static constexpr ImplicitTile kTile{kFamily_, kRows_, kColumns_, kWords_, kRowBlocks_, kLoaders_, kWindow};
   static constexpr Family kFamily = kFamily_;
   static constexpr Kind kKind = kKind_;
   static constexpr bool kSplit = kKind_ == Kind::tf32x3;
@@ -57,7 +68,7 @@ struct Config {
   static constexpr int kThreads = kTile.threads();
   /// Rows of x are multiplied as they lie in memory.
   static constexpr bool kRawRows = multiplies_raw_rows(kFamily_, KindTraits<kKind_>::kDType, kLayout_);
-  static constexpr bool kTwoSets = multiplies_two_sets(kTile, kLayout_, kRawRows, kSplit);
+  static constexpr bool kTwoSets = !kHasWindow && multiplies_two_sets(kTile, kLayout_, kSplit);
   using Element = typename KindTraits<kKind_>::Element;
   static constexpr gpu::Words kOperand = KindTraits<kKind_>::kWords;
   static constexpr int kWordElements = 4 / int(sizeof(Element));
@@ -66,6 +77,10 @@ struct Config {
   static_assert(kWarpgroups * (2 * kMostStages + 1) * int(sizeof(std::uint64_t)) <= kBarrierBytes);
   static_assert(kColumns_ % kColumnBlock == 0 && kWords_ % 8 == 0 && kRows_ % (64 * kRowBlocks_) == 0);
 };
+
+/// A kernel of windows: see window_instances.def.
+template <Kind kKind, int kRows, int kColumns, int kWords, int kRowBlocks, class Window>
+using WindowConfig = Config<Family::sm90, kKind, Layout::channels_first, kRows, kColumns, kWords, kRowBlocks, 1, Window>;
 
 /// float32 sums of a warpgroup's thread: for each row block and each 8 columns c, sum[block][4c ..] as
 /// gpu::warp_multiply has them.
@@ -148,9 +163,31 @@ __device__ __forceinline__ int direct_column(const ImplicitGeometry& g, int n) {
   return 2 * number - number % together + set * together;
 }
 
+/// The same where a thread has neighbouring positions: see Form and ImplicitGeometry::classes.
+template <class C>
+__device__ __forceinline__ Column column_of_window(const ImplicitGeometry& g, int tile, int n) {
+  constexpr int kSets = C::kWindow.sets, kSetColumns = C::kColumns / kSets;
+  const int set = n / kSetColumns, i = n % kSetColumns;
+  Column column;
+  column.residue = column.major = 0;
+  if constexpr (C::kWindow.form == Form::halves) {
+    column.channel = tile * kSetColumns + i, column.residue = set;
+  } else if constexpr (C::kWindow.form == Form::pairs) {
+    column.channel = (tile * (kSetColumns / 2) + i / 2) * kSets + g.class_channel[set], column.residue = i % 2;
+  } else {
+    const bool two = g.classes == 2 * kSets;
+    column.channel = (tile * (two ? kSetColumns / 2 : kSetColumns) + (two ? i / 2 : i)) * g.classes + g.class_channel[two ? 2 * set + i % 2 : set];
+  }
+  column.first_tap = column.residue + g.shift;
+  if (column.first_tap >= g.stride && C::kWindow.form == Form::halves) column.first_tap -= g.stride;
+  column.valid = column.channel < g.out_channels;
+  return column;
+}
+
 /// Column `n` of a column tile.
 template <class C>
 __device__ __forceinline__ Column column_of_tile(const ImplicitGeometry& g, int tile, int n) {
+  if constexpr (C::kHasWindow) return column_of_window<C>(g, tile, n);
   if (g.store != Store::direct) return column_of(g, tile * C::kColumnBlocks + n / kColumnBlock, n % kColumnBlock);
   const int number = tile * C::kColumns + direct_column<C>(g, n);
   Column column;

@@ -10,6 +10,8 @@
 #include "plan/implicit_plans.h"
 #include "plan/transposed_plans.h"
 #include "plan/transposed_table.h"
+#include "plan/window_plans.h"
+#include "plan/window_table.h"
 #include "plan/pieces.h"
 
 namespace convt_gemm {
@@ -172,7 +174,7 @@ Status check_cuda_plan(const Problem& problem, const Plan& plan) {
   }
   if (plan.algorithm == Algorithm::implicit_gemm) {
     ImplicitGeometry geometry;
-    return implicit_geometry_of(problem, plan, &geometry);
+    return is_window(plan.instance) ? window_geometry_of(problem, plan, &geometry) : implicit_geometry_of(problem, plan, &geometry);
   }
   if (plan.instance >= int(kCutlassInstances)) {
     return Status::invalid("expected plan.instance to be below " + std::to_string(kCutlassInstances) + ", but got " +

@@ -102,9 +102,6 @@ constexpr int kMostChunkTaps = 4;
 /// Depth, in words times taps, from which on threads store four bytes at a time: neighbouring residues are then apart in memory, and
 /// the more of them there are, the more sectors a warp's store has part of. (Stores of two bytes are not worth it at any depth.)
 constexpr int kDirectDepth = 128, kDirectDepthOfManyResidues = 512;
-/// Depth, in channels times taps, from which on the tensor cores and not memory are what teams share: they then begin in turn. (Teams that
-/// begin together would go on to multiply at the same time and to store at the same time.)
-constexpr int kInTurnDepth = 256;
 
 /// Numbers residues by the output if a thread can then store all of a position's at a time, and else could not.
 void set_sets(int element, ImplicitGeometry* g) {
@@ -325,7 +322,7 @@ bool make_implicit_geometry(const Problem& problem, Precision precision, const I
     set_problem(problem, &g);
     g.raw_rows = raw_rows;
     g.vector_rows = !g.raw_rows && !g.channels_last && g.input % kVectorPositions == 0;
-    if (multiplies_two_sets(tile, problem.layout, g.raw_rows, split)) set_sets(element, &g);
+    if (multiplies_two_sets(tile, problem.layout, split)) set_sets(element, &g);
     g.direct_outputs = direct_outputs(element, g);
     g.direct_positions = direct_positions(g);
     if (stores_directly(element, tile, g)) g.store = Store::direct;

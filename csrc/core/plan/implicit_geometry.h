@@ -38,8 +38,34 @@ inline constexpr int kColumnBlock = 32;
 inline constexpr int kWarpgroup = 128;
 /// Positions of x that are loaded at a time where rows are aligned.
 inline constexpr int kVectorPositions = 4;
+/// Most classes of channels that begin at different places of a sector.
+inline constexpr int kMostClasses = 8;
 /// Most stages of the ring of operand tiles in shared memory.
 inline constexpr int kMostStages = 8;
+
+/// Which four outputs a thread stores together where it has neighbouring positions.
+enum class Form : std::int8_t {
+  none,        ///< a thread's positions are not neighbours
+  neighbours,  ///< stride 1: four positions
+  pairs,       ///< stride 2: both residues of two positions, in neighbouring columns
+  halves,      ///< the same, of residues numbered by the output: one in each half of the columns
+  gaps,        ///< stride 2, where every other output has no tap: two positions, with the biases between them
+};
+
+/// How a thread has neighbouring positions. What it reads of a channel is then one window of x for all taps and sets, some vectors of
+/// shared memory.
+struct Window {
+  Form form = Form::none;
+  int taps = 0, step = 0;  ///< ImplicitGeometry::taps, input_step
+  int sets = 1;            ///< of columns, each of which reads x `set_step` positions further than the one before. Rows of y begin at
+  int set_step = 0;        ///< different places of a sector: a channel is in the set whose stores begin where a sector does.
+  constexpr int positions() const { return form == Form::neighbours ? 4 : 2; }
+  constexpr int reach() const { return (sets - 1) * set_step; }
+  /// Positions of x before a tile's first that come with it: whole 16 bytes, `vector` elements.
+  constexpr int before(int vector) const { return ((taps - 1) * step + vector - 1) / vector * vector; }
+  /// Positions of x that come for `rows` positions. What lanes read at a time of neighbouring channels is then in different banks.
+  constexpr int box(int rows, int vector) const { return (before(vector) + rows + reach() + 7) / 16 * 16 + 8; }
+};
 
 /// What a kernel instance computes at a time.
 struct ImplicitTile {
@@ -49,6 +75,7 @@ struct ImplicitTile {
   int words;        ///< depth of a chunk for each tap, in words of 32 bits: one float32 channel or two 16-bit ones; a multiple of 8
   int row_blocks;   ///< blocks of 64 rows that a warpgroup has
   int loaders;      ///< warpgroups that load
+  Window window{};
   constexpr int warpgroup_rows() const { return 64 * row_blocks; }
   constexpr int warpgroups() const { return rows / warpgroup_rows(); }  ///< that multiply
   /// Too large for the loading threads to have registers for weights: those that stream come from the workspace.
@@ -82,7 +109,7 @@ struct ImplicitGeometry {
   int inverse;     ///< of D' modulo S'
   bool fill;       ///< some outputs have no tap and are the bias
   bool compact;    ///< the residues of a position end before those of the next begin
-  int sets;        ///< of columns: 2 if residues are numbered by the output
+  int sets;        ///< of columns: 2 if residues are numbered by the output; or Window::sets
   int shift;       ///< p of two sets, else 0
 
   // A team is warpgroups that multiply one tile together and the warps that load for them. If the weights of a column tile fit
@@ -156,6 +183,16 @@ struct ImplicitGeometry {
   int stagings;                      ///< one for each warpgroup, or one for all: biases of a block that keeps its column tile
   int shared_bytes;                  ///< all
 
+  // Windows: tiles are of one sample each.
+  FastDiv<std::int32_t> sample_tiles;  ///< row tiles of a sample
+  // Channels are dealt to sets. Of each `classes` channels one after the other, a set has those that are `class_channel` from
+  // set * classes / sets on; where a set has two, they are neighbouring columns.
+  int classes;
+  int class_channel[kMostClasses];
+  int channel_step;  ///< channels from one eight of a set's columns to the next
+  std::uint32_t same[2];  ///< equal, which a compiler does not know: see WindowOperands
+  bool late[2];      ///< Form::gaps: what a thread stores begins with an output without taps, in even columns and in odd ones
+
   // Order of the tiles.
   FastDiv<std::int32_t> tile_divisor;  ///< tile number -> (quotient, remainder)
   bool columns_first;                  ///< the remainder counts column tiles (else row tiles)
@@ -187,10 +224,10 @@ constexpr bool multiplies_raw_rows(Family family, DType dtype, Layout layout) {
   return family == Family::sm90 && dtype == DType::float32 && layout == Layout::channels_first;
 }
 
-/// Whether a kernel has a way to multiply for two sets of columns. (Where a thread splits its words in two, or where a chunk is one step, there
-/// would have to be registers for more words of x at a time.)
-constexpr bool multiplies_two_sets(const ImplicitTile& tile, Layout layout, bool raw_rows, bool split) {
-  return tile.family == Family::sm90 && layout == Layout::channels_first && tile.columns >= 64 && !split && !(raw_rows && tile.words < 16);
+/// Whether a kernel has a way to multiply for two sets of columns. (Where a thread splits its words in two, there would have to be registers for
+/// more words of x at a time.)
+constexpr bool multiplies_two_sets(const ImplicitTile& tile, Layout layout, bool split) {
+  return tile.family == Family::sm90 && layout == Layout::channels_first && tile.columns >= 64 && !split;
 }
 
 /// Works out the geometry, or says false where the tile cannot serve the problem (more than one axis, sizes beyond 32 bits,
@@ -201,6 +238,9 @@ bool make_implicit_geometry(const Problem& problem, Precision precision, const I
 /// What the geometries of the fused kernels have in common.
 namespace implicit_parts {
 
+/// Depth, in channels times taps, from which on the tensor cores and not memory are what teams share: they then begin in turn. (Teams that
+/// begin together would go on to multiply at the same time and to store at the same time.)
+inline constexpr int kInTurnDepth = 256;
 /// Bytes of dynamic shared memory that a block can have.
 int shared_limit(int compute_capability);
 std::int64_t floor_div(std::int64_t a, std::int64_t b);

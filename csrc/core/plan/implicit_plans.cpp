@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "plan/arithmetic.h"
-#include "plan/implicit_table.h"
+#include "plan/window_table.h"
 
 namespace convt_gemm {
 namespace {
@@ -144,7 +144,7 @@ void append_implicit_plans(const Problem& problem, const DeviceTraits& traits, c
 
 Status implicit_geometry_of(const Problem& problem, const Plan& plan, ImplicitGeometry* geometry) {
   if (plan.instance < 0 || plan.instance >= int(kImplicitInstances)) {
-    return Status::invalid("expected plan.instance to be non-negative and below " + std::to_string(kImplicitInstances) + ", but got " +
+    return Status::invalid("expected plan.instance to be non-negative and below " + std::to_string(kFusedInstances) + ", but got " +
                            std::to_string(plan.instance));
   }
   if (plan.device != Device::cuda || plan.dtype != problem.dtype) {

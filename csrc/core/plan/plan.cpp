@@ -13,6 +13,8 @@
 #include "plan/pieces.h"
 #include "plan/transposed_plans.h"
 #include "plan/transposed_table.h"
+#include "plan/window_plans.h"
+#include "plan/window_table.h"
 
 namespace convt_gemm {
 namespace {
@@ -32,6 +34,7 @@ std::vector<Plan> plans_of_every_algorithm(const Problem& problem, const DeviceT
     append_direct_plans(problem, traits, options, &plans);
     append_implicit_plans(problem, traits, options, &plans);
     append_transposed_plans(problem, traits, options, &plans);
+    append_window_plans(problem, traits, options, &plans);
   }
   std::stable_sort(plans.begin(), plans.end(),
                    [](const Plan& a, const Plan& b) { return a.predicted_seconds < b.predicted_seconds; });
@@ -114,7 +117,7 @@ std::string Plan::name() const {
     return std::string("implicit_gemm_") + transposed_instance(instance).name + "_" + tile() + "_splits" + std::to_string(splits);
   }
   if (algorithm == Algorithm::implicit_gemm) {
-    return std::string("implicit_gemm_") + implicit_instances()[instance].name + (packed_weight ? "_packed_" : "_") + tile();
+    return std::string("implicit_gemm_") + implicit_instance(instance).name + (packed_weight ? "_packed_" : "_") + tile();
   }
   std::string text = std::string(name_of(algorithm)) + "_" + name_of(backend) + "_";
   if (instance >= 0) return text + cutlass_instances()[instance].name;
@@ -128,7 +131,7 @@ std::string Plan::tile() const {
     return std::to_string(tile.positions) + "x" + std::to_string(kWeightRows) + "x" + std::to_string(tile.words);
   }
   if (algorithm == Algorithm::implicit_gemm) {
-    const ImplicitTile& tile = implicit_instances()[instance].tile;
+    const ImplicitTile& tile = implicit_instance(instance).tile;
     return std::to_string(tile.rows) + "x" + std::to_string(tile.columns) + "x" + std::to_string(tile.words);
   }
   if (backend != GemmBackend::native && instance < 0) return "";

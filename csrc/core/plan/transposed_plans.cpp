@@ -81,10 +81,6 @@ void append_transposed_plans(const Problem& problem, const DeviceTraits& traits,
 }
 
 Status transposed_geometry_of(const Problem& problem, const Plan& plan, TransposedGeometry* geometry) {
-  constexpr int kAll = int(kImplicitInstances + kTransposedInstances);
-  if (!is_transposed(plan.instance) || plan.instance >= kAll) {
-    return Status::invalid("expected plan.instance to be non-negative and below " + std::to_string(kAll) + ", but got " + std::to_string(plan.instance));
-  }
   if (plan.device != Device::cuda || plan.dtype != problem.dtype) {
     return Status::invalid("expected a CUDA plan for " + std::string(name_of(problem.dtype)) + ", but got " + plan.name());
   }

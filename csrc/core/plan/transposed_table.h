@@ -29,8 +29,10 @@ inline constexpr std::size_t kTransposedInstances = sizeof(transposed_rows::kRow
 
 inline constexpr const TransposedInstance* transposed_instances() { return transposed_rows::kRows; }
 
-/// Plan::instance counts the rows of both lists, those of instances.def first.
-inline constexpr bool is_transposed(int instance) { return instance >= int(kImplicitInstances); }
+/// Plan::instance counts on after the rows of instances.def.
+inline constexpr bool is_transposed(int instance) {
+  return instance >= int(kImplicitInstances) && instance < int(kImplicitInstances + kTransposedInstances);
+}
 inline constexpr const TransposedInstance& transposed_instance(int instance) { return transposed_rows::kRows[instance - int(kImplicitInstances)]; }
 
 }  // namespace convt_gemm

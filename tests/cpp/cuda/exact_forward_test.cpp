@@ -102,6 +102,21 @@ INSTANTIATE_TEST_SUITE_P(
                       NamedProblem{"taps", make_problem(1, 130, 64, {{30, 7, 3, 2}})}),
     ProblemName());
 
+/// What the kernels of windows are for: rows of several tiles that begin at all places of a sector, channels that are more or fewer than a tile has, short
+/// samples, groups, a tap that is missing.
+INSTANTIATE_TEST_SUITE_P(
+    LongRows, ExactCase,
+    ::testing::Values(NamedProblem{"neighbours", make_problem(3, 37, 138, {{1400, 3, 1}}, 1, true)},
+                      NamedProblem{"neighbours_apart", make_problem(2, 21, 66, {{1032, 5, 1, 0, 0, 3}})},
+                      NamedProblem{"gaps", make_problem(3, 33, 72, {{1000, 3, 2, 1, 0, 2}}, 1, true)},
+                      NamedProblem{"gaps_of_even_rows", make_problem(2, 8, 24, {{520, 3, 2, 1, 1, 2}}, 1, true)},
+                      NamedProblem{"halves", make_problem(2, 100, 96, {{904, 4, 2, 1}}, 1, true)},
+                      NamedProblem{"halves_without_a_tap", make_problem(5, 16, 10, {{208, 3, 2, 1, 1}}, 1, true)},
+                      NamedProblem{"halves_of_groups", make_problem(2, 32, 64, {{400, 4, 2, 1}}, 2, true)},
+                      NamedProblem{"pairs", make_problem(2, 70, 34, {{1208, 4, 2}}, 1, true)},
+                      NamedProblem{"short_samples", make_problem(70, 9, 8, {{16, 4, 2, 1}})}),
+    ProblemName());
+
 /// More products than one batched call or grid takes, and positions that end just below 2^31.
 INSTANTIATE_TEST_SUITE_P(
     Many, ExactCase,

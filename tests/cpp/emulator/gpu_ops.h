@@ -148,6 +148,30 @@ inline void bulk_copy(void* shared, const void* global, unsigned bytes, std::uin
                       Source at = Source::here()) {
   emulator::bulk_copy(shared, global, bytes, barrier, at);
 }
+/// A tensor of three axes, the innermost of whole 16 bytes, and the box of it that is copied at a time.
+struct TensorMap {
+  const unsigned char* tensor;
+  int element;              ///< bytes
+  std::int64_t extents[3];  ///< innermost first
+  int box[2];               ///< of the innermost axis, and of the next one
+};
+inline void tensor_copy(void* shared, const TensorMap* map, int inner, int middle, int outer, std::uint64_t* barrier,
+                        Source at = Source::here()) {
+  alignas(16) static constexpr unsigned char kZeros[4096] = {};
+  for (int row = 0; row < map->box[1]; ++row) {
+    unsigned char* const to = static_cast<unsigned char*>(shared) + row * map->box[0] * map->element;
+    const bool exists = middle + row >= 0 && middle + row < map->extents[1] && outer >= 0 && outer < map->extents[2];
+    const std::int64_t end = std::int64_t{inner} + map->box[0];
+    const std::int64_t first = exists ? std::min<std::int64_t>(std::max(inner, 0), end) : end;
+    const std::int64_t after = exists ? std::max(first, std::min(end, map->extents[0])) : end;
+    const auto copy = [&](std::int64_t begin, std::int64_t past, const unsigned char* from) {
+      if (past > begin) emulator::bulk_copy(to + (begin - inner) * map->element, from, std::uint32_t((past - begin) * map->element), barrier, at);
+    };
+    copy(inner, first, kZeros);
+    copy(first, after, map->tensor + ((outer * map->extents[1] + middle + row) * map->extents[0] + first) * map->element);
+    copy(after, end, kZeros);
+  }
+}
 inline void bulk_store(void* global, const void* shared, unsigned bytes, Source at = Source::here()) {
   emulator::bulk_store(global, shared, bytes, at);
 }
@@ -255,5 +279,6 @@ void warpgroup_settle(float (&)[kSums]) {}
 inline int in_register(int value) { return value; }
 template <int kRows>
 void warpgroup_operand_ready(std::uint32_t (&)[kRows][4]) {}
+inline void warpgroup_operand_ready(std::uint32_t (&)[4]) {}
 
 }  // namespace convt_gemm::gpu

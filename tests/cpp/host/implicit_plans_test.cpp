@@ -11,7 +11,7 @@
 #include "plan/implicit_plans.h"
 #include "plan/implicit_table.h"
 #include "plan/pieces.h"
-#include "plan/transposed_table.h"
+#include "plan/window_table.h"
 #include "support/cases.h"
 #include "support/problems.h"
 #include "support/values.h"
@@ -283,19 +283,6 @@ TEST(ImplicitGeometry, StoresInEveryWay) {
   }
 }
 
-/// KernelBench 64: all of its weights stay, and what is left of shared memory is four stages for each of the two teams.
-TEST(ImplicitGeometry, KeepsManyWeightsBesideNarrowChunks) {
-  ImplicitGeometry g{};
-  ASSERT_TRUE(make_implicit_geometry(make_problem(64, 128, 128, {{65536, 3, 1}}), Precision::tf32, {Family::sm90, 256, 128, 8, 2, 1}, gpu(90), &g));
-  EXPECT_TRUE(g.resident);
-  EXPECT_TRUE(g.in_turn);
-  EXPECT_EQ(g.store, Store::direct);
-  EXPECT_EQ(g.direct_positions, 2);
-  EXPECT_EQ(g.teams, 2);
-  EXPECT_EQ(g.chunks, 16);
-  EXPECT_EQ(g.stages, 4);
-}
-
 TEST(ImplicitGeometry, CoversTheProblemWithinTheMachine) {
   for (const NamedProblem& named : one_axis_problems()) {
     for (const DeviceTraits& traits : {gpu(90), gpu(80, 108), gpu(86, 84), gpu(90, 3)}) {
@@ -542,7 +529,7 @@ TEST(ImplicitPlans, AreRefusedForAnotherProblem) {
     EXPECT_EQ(status.code, StatusCode::invalid_argument);
     EXPECT_NE(status.message.find(part), std::string::npos) << "no '" << part << "' in: " << status.message;
   };
-  for (int instance : {-1, int(kImplicitInstances + kTransposedInstances)}) {
+  for (int instance : {-1, kFusedInstances}) {
     Plan wrong = plan;
     wrong.instance = instance;
     refused(wrong, "plan.instance");

@@ -7,7 +7,7 @@
 
 #include "plan/cuda_plans.h"
 #include "plan/transposed_plans.h"
-#include "plan/transposed_table.h"
+#include "plan/window_table.h"
 #include "support/cases.h"
 #include "support/problems.h"
 
@@ -121,7 +121,7 @@ TEST(TransposedPlans, AreRefusedForAnotherProblem) {
   wrong.workspace_bytes = 0;
   EXPECT_TRUE(refused(wrong));
   wrong = plans[0];
-  wrong.instance = int(kImplicitInstances + kTransposedInstances);
+  wrong.instance = kFusedInstances;
   EXPECT_TRUE(refused(wrong));
   wrong = plans[0];
   wrong.dtype = DType::bfloat16;

@@ -1,0 +1,51 @@
+#pragma once
+// Launches one instance of the kernel of windows; included by the translation unit that is generated for it.
+#include "implicit/launch.cuh"
+#include "implicit/window_kernel.cuh"
+
+namespace convt_gemm::implicit {
+
+template <class C>
+__global__ void __launch_bounds__(C::kThreads, 1) implicit_gemm_windows_kernel(const __grid_constant__ WindowParams params) {
+  implicit_gemm_windows<C>(params);
+}
+
+/// Describes x for copies of a stage.
+template <class C>
+Status make_x_map(const ImplicitGeometry& g, const void* x, CUtensorMap* map) {
+  static const auto encode = [] {
+    void* function = nullptr;
+    cudaDriverEntryPointQueryResult found{};
+    const cudaError_t error = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found);
+    return error == cudaSuccess && found == cudaDriverEntryPointSuccess ? reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function) : nullptr;
+  }();
+  if (encode == nullptr) return Status::failure("implicit GEMM: the CUDA driver has no cuTensorMapEncodeTiled");
+  const cuuint64_t extents[3] = {cuuint64_t(g.input), cuuint64_t(g.in_channels), cuuint64_t(g.batch) * cuuint64_t(g.groups)};
+  const cuuint64_t strides[2] = {extents[0] * sizeof(typename C::Element), extents[0] * extents[1] * sizeof(typename C::Element)};
+  const cuuint32_t box[3] = {cuuint32_t(g.slots), C::kWords * C::kWordElements, 1}, steps[3] = {1, 1, 1};
+  const CUresult result = encode(map, C::kWordElements == 1 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32 : CU_TENSOR_MAP_DATA_TYPE_UINT16, 3, const_cast<void*>(x), extents, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+                                 CU_TENSOR_MAP_SWIZZLE_NONE, CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (result != CUDA_SUCCESS) return Status::failure("implicit GEMM: cuTensorMapEncodeTiled: error " + std::to_string(int(result)));
+  return {};
+}
+
+template <class C>
+Status launch_windows(const Params& p, cudaStream_t stream) {
+  const auto kernel = implicit_gemm_windows_kernel<C>;
+  WindowParams params{p, {}};
+  const Status status = make_x_map<C>(p.g, p.x, &params.x_map);
+  if (!status.ok()) return status;
+  const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, p.g.shared_bytes);
+  if (error != cudaSuccess) return checked("implicit GEMM: shared memory", error);
+  kernel<<<static_cast<unsigned>(p.g.blocks), C::kThreads, static_cast<std::size_t>(p.g.shared_bytes), stream>>>(params);
+  return checked("implicit GEMM", cudaGetLastError());
+}
+
+}  // namespace convt_gemm::implicit
+
+#define CONVT_DEFINE_WINDOW_GEMM(symbol, kind, rows, columns, words, row_blocks, form, taps, step, sets, set_step)                            \
+  namespace convt_gemm::implicit {                                                                                                          \
+  Status symbol(const Params& params, cudaStream_t stream) {                                                                                \
+    return launch_windows<WindowConfig<Kind::kind, rows, columns, words, row_blocks, WindowOf<Form::form, taps, step, sets, set_step>>>(params, stream); \
+  }                                                                                                                                         \
+  }

@@ -1,0 +1,139 @@
+#pragma once
+// From the sums of windows (see Window) to outputs in memory: a thread stores four at a time, eight neighbouring lanes 32 that begin at a sector.
+#include "implicit/epilogue.cuh"
+#include "implicit/window_multiply.cuh"
+
+namespace convt_gemm::implicit {
+
+/// The biases of the tile's columns, by all threads of the block; a __syncthreads has to follow.
+template <class C>
+__device__ __forceinline__ void list_biases(const Params& p, const Tile& tile, float* biases) {
+  for (int n = static_cast<int>(threadIdx.x); n < C::kColumns; n += C::kThreads) {
+    const Column column = column_of_tile<C>(p.g, tile.column, n);
+    biases[n] = column.valid && p.bias != nullptr ? to_float(static_cast<const typename C::Element*>(p.bias)[std::int64_t{tile.group} * p.g.out_channels + column.channel]) : 0.0f;
+  }
+}
+
+template <class C, class Activation = Identity>
+struct WindowStore {
+  using Element = typename C::Element;
+  static constexpr Window kWindow = C::kWindow;
+  static constexpr Form kForm = kWindow.form;
+  static constexpr int kPositions = kWindow.positions(), kRows = C::kTile.warpgroup_rows();
+  static constexpr int kGroupBlocks = kPositions / 2, kGroups = C::kRowBlocks / kGroupBlocks;
+  static constexpr int kSetSums = C::kSums / kWindow.sets, kSetColumns = C::kColumns / kWindow.sets;
+  /// What a thread stores of eight columns of each set: of its two columns in each, but where they are residues of one output channel.
+  static constexpr int kLineSets = kForm == Form::halves ? 1 : kWindow.sets, kLineColumns = kForm == Form::pairs ? 1 : 2;
+
+  const Params& p;
+  const Tile& tile;
+  const float* biases;  ///< of the tile's columns, in shared memory
+  int thread;           ///< within the warpgroup
+  Activation activation;
+
+  /// Stores a tile's sums.
+  __device__ __forceinline__ void run(const Sums<C>& sums) const {
+    const ImplicitGeometry& g = p.g;
+    const int first = first_position(), after = first + kRows + kWindow.reach();
+    if (uniform(output_of(first) > 0 && after <= g.positions && output_of(after) < g.output)) {
+      store<true>(sums);
+    } else {
+      store<false>(sums);
+    }
+  }
+
+ private:
+  __device__ __forceinline__ int sample() const { return p.g.sample_tiles.quotient(tile.row); }
+  /// Of the tile, in its sample.
+  __device__ __forceinline__ int first_position() const { return (tile.row - sample() * p.g.sample_tiles.divisor()) * p.g.tile_rows; }
+  /// The first output of a position, as an index into its row of y, in which it may not lie.
+  __device__ __forceinline__ std::int64_t output_of(int position) const { return p.g.first_output + std::int64_t{position} * p.g.stride; }
+
+  /// The product's column of a line: what a thread stores of one out channel, or of two residues of one.
+  __device__ __forceinline__ int column_of(int set, int odd) const { return set * kSetColumns + thread % 4 * 2 + odd; }
+
+  /// kWhole: all of the sums are outputs, but for those of channels that do not exist.
+  template <bool kWhole>
+  __device__ __forceinline__ void store(const Sums<C>& sums) const {
+    const ImplicitGeometry& g = p.g;
+    constexpr int kLines = kLineSets * kLineColumns;
+    const std::int64_t step = g.channel_step * g.output;
+    const std::int64_t row = (std::int64_t{sample()} * g.groups + tile.group) * g.out_channels;
+    Element* to[kLines];         // what is stored of the first group of row blocks
+    int channels[kLineColumns];  // of the first set
+#pragma unroll
+    for (int odd = 0; odd < kLineColumns; ++odd) channels[odd] = channel_of(0, odd) - (kForm == Form::halves ? 0 : g.class_channel[0]);
+#pragma unroll
+    for (int line = 0; line < kLines; ++line) {
+      const int set = line / kLineColumns, odd = line % kLineColumns;
+      to[line] = static_cast<Element*>(p.y) + ((row + channel_of(set, odd)) * g.output + first_output(set, odd, 0));
+    }
+#pragma unroll
+    for (int eight = 0; eight < kSetColumns / 8; ++eight) {
+#pragma unroll
+      for (int line = 0; line < kLines; ++line) {
+        const int set = line / kLineColumns, odd = line % kLineColumns;
+        const float bias = biases[column_of(set, odd) + eight * 8];
+#pragma unroll
+        for (int group = 0; group < kGroups; ++group) {
+          float values[4];
+          gather(sums, group, set, odd, eight, values);
+#pragma unroll
+          for (float& value : values) value = activation(value + bias);
+          if constexpr (kForm == Form::gaps) {
+            const float first = values[0], second = values[1], empty = activation(bias);
+            const bool late = g.late[odd];
+            values[0] = late ? empty : first, values[1] = late ? first : empty, values[2] = late ? empty : second, values[3] = late ? second : empty;
+          }
+          if (channels[odd] + eight * g.channel_step >= g.out_channels) continue;  // channels of a class exist together
+          Element* const at = to[line] + group * (8 * 4);
+          if constexpr (kWhole) {
+            store_four(at, values);
+          } else {
+            const std::int64_t output = first_output(set, odd, group);
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+              if (output + i >= 0 && output + i < g.output) at[i] = from_float<Element>(values[i]);
+            }
+          }
+        }
+        to[line] += step;
+      }
+    }
+  }
+
+  __device__ __forceinline__ static void store_four(Element* to, const float (&values)[4]) {
+    if constexpr (sizeof(Element) == 4) {
+      gpu::store_16_bytes(to, make_uint4(__float_as_uint(values[0]), __float_as_uint(values[1]), __float_as_uint(values[2]), __float_as_uint(values[3])));
+    } else {
+      *reinterpret_cast<uint2*>(to) = make_uint2(gpu::pack<Element>(values[0], values[1]), gpu::pack<Element>(values[2], values[3]));
+    }
+  }
+
+  /// Of the thread's column in the set's first eight.
+  __device__ __forceinline__ int channel_of(int set, int odd) const { return column_of_tile<C>(p.g, tile.column, column_of(set, odd)).channel; }
+
+  /// What a thread stores first of a group of row blocks, as an index into its row of y, in which it may not lie.
+  __device__ __forceinline__ std::int64_t first_output(int set, int odd, int group) const {
+    const int further = kForm == Form::halves ? 0 : set * kWindow.set_step;
+    return output_of(first_position() + window_position<C>(group, thread) + further) - (kForm == Form::gaps && p.g.late[odd] ? 1 : 0);
+  }
+
+  /// The sums of a line's positions in `eight` columns; with gaps, two of them.
+  __device__ __forceinline__ static void gather(const Sums<C>& sums, int group, int set, int odd, int eight, float (&values)[4]) {
+    const int at = set * kSetSums + eight * 4, block = group * kGroupBlocks;
+    if constexpr (kForm == Form::neighbours) {
+      values[0] = sums[block][at + odd], values[1] = sums[block + 1][at + odd], values[2] = sums[block][at + 2 + odd], values[3] = sums[block + 1][at + 2 + odd];
+    } else if constexpr (kForm == Form::pairs) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) values[i] = sums[block][at + i];
+    } else if constexpr (kForm == Form::halves) {
+      values[0] = sums[block][at + odd], values[1] = sums[block][at + kSetSums + odd];
+      values[2] = sums[block][at + 2 + odd], values[3] = sums[block][at + kSetSums + 2 + odd];
+    } else {
+      values[0] = sums[block][at + odd], values[1] = sums[block][at + 2 + odd], values[2] = values[3] = 0;
+    }
+  }
+};
+
+}  // namespace convt_gemm::implicit

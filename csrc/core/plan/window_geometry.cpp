@@ -1,0 +1,144 @@
+#include "plan/window_geometry.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "plan/arithmetic.h"
+
+namespace convt_gemm {
+namespace {
+
+using namespace implicit_parts;
+
+/// Outputs that a thread stores together.
+constexpr int kTogether = 4;
+/// A sample's first position is a multiple of it, as that of a tile is: so many elements are a sector of x and of y.
+constexpr int kLead = 8;
+/// Two stages do not keep up with the products.
+constexpr int kLeastStages = 3;
+
+/// Whether the problem's outputs are those of the form.
+bool has_form(const Window& window, const ImplicitGeometry& g) {
+  if (g.taps != window.taps || g.input_step != window.step) return false;
+  switch (window.form) {
+    case Form::neighbours: return g.stride == 1;
+    case Form::gaps: return g.stride == 2 && g.gcd == 2;
+    case Form::pairs: return g.stride == 2 && g.dilation == 1 && g.residues == 2 && g.padding % 2 == 0;
+    case Form::halves: return g.stride == 2 && g.dilation == 1 && g.residues == 2 && g.padding % 2 == 1;
+    case Form::none: return false;
+  }
+  return false;
+}
+
+/// Deals channels to sets, so that all that is stored begins at a multiple of 16 bytes, or of as much as sets are apart; false if that cannot be.
+bool set_classes(const Window& window, ImplicitGeometry* g) {
+  const bool by_channel = window.form != Form::halves, gaps = window.form == Form::gaps;
+  const int sets = by_channel ? window.sets : 1;
+  const int apart = window.set_step * g->stride;                  // outputs from one set to the next
+  const int unit = by_channel ? std::max(kTogether, sets * apart) : kTogether;  // a store begins at a multiple of it
+  const std::int64_t row = g->output % unit;
+  if (row * (g->out_channels % unit) % unit != 0) return false;  // or groups and samples would differ
+  const int of_set = gaps && row % 2 != 0 ? 2 : 1;
+  g->classes = of_set * sets;
+  if (g->classes > kMostClasses || row * g->classes % unit != 0) return false;
+  bool taken[kMostClasses] = {};
+  for (int channel = 0; channel < g->classes; ++channel) {
+    const int begin = int(((row * channel - (g->padding - g->shift)) % unit + unit) % unit);  // of position 0, after a multiple
+    const int late = gaps ? begin % 2 : 0;
+    int set = 0;
+    while (set < sets && (begin - late + set * apart) % unit != 0) ++set;
+    const int place = set * of_set + (of_set == 2 ? late : 0);
+    if (set == sets || taken[place]) return false;
+    taken[place] = true;
+    g->class_channel[place] = channel;
+    g->late[0] = of_set == 1 && late != 0, g->late[1] = of_set == 2 || late != 0;
+  }
+  return true;
+}
+
+/// false if there are more rows than the kernel counts.
+bool set_rows(int vector, const ImplicitTile& tile, ImplicitGeometry* g) {
+  const bool gaps = tile.window.form == Form::gaps;
+  // A set that is further begins with positions before the first; and with gaps an output before a position's own is stored with it.
+  g->first_position = floor_div(floor_div(g->padding, g->stride) - tile.window.reach() - gaps, kLead) * kLead;
+  g->first_output = g->first_position * g->stride - g->padding + g->shift;
+  const std::int64_t positions = floor_div(g->output - 1 - g->first_output, g->stride) + 1 + gaps;
+  g->tile_rows = g->owned_rows = g->used_rows = g->team_rows = tile.warpgroup_rows();
+  g->team_rows_divisor = FastDiv<std::int32_t>(g->team_rows);
+  g->halo = tile.window.before(vector);
+  const std::int64_t tiles = ceil_div(positions, g->tile_rows);
+  constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max() - (1 << 20);
+  if (positions > kMost || tiles > kMost / g->batch) return false;
+  g->positions = int(positions);
+  g->sample_tiles = FastDiv<std::int32_t>(tiles);
+  g->row_tiles = int(tiles * g->batch);
+  return true;
+}
+
+/// false if there are too many.
+bool set_columns(const ImplicitTile& tile, ImplicitGeometry* g) {
+  const Window& window = tile.window;
+  const std::int64_t tiles = ceil_div(g->out_channels, tile.columns / g->residues);
+  if (tiles * g->groups > std::numeric_limits<std::int32_t>::max() / 2) return false;
+  const int columns_of_class = window.form == Form::pairs ? 2 : window.form == Form::halves ? 1 : g->classes / window.sets;  // next to each other
+  g->channel_step = 8 / columns_of_class * g->classes;
+  g->column_blocks = int(tiles) * tile.columns / kColumnBlock;
+  g->column_tiles = FastDiv<std::int32_t>(tiles);
+  g->all_column_tiles = int(tiles * g->groups);
+  return true;
+}
+
+/// false if there is not enough room for the weights of a column tile and stages of x.
+bool set_memory(int element, bool split, const ImplicitTile& tile, const DeviceTraits& traits, ImplicitGeometry* g) {
+  const int parts = split ? 2 : 1, channels = tile.words * 4 / element;  // of a chunk
+  g->chunk_taps = g->taps, g->tap_blocks = 1;
+  g->channel_blocks = g->chunks = int(ceil_div(g->in_channels, channels));
+  g->slots = tile.window.box(g->team_rows, 16 / element);
+  g->x_bytes = g->slots * channels * element;
+  const std::int64_t chunk = std::int64_t{g->taps} * tile.words * tile.columns * int(sizeof(float)) * parts;
+  g->staging_bytes = tile.columns * int(sizeof(float)), g->stagings = 1;
+  const std::int64_t fixed = kBarrierBytes + g->staging_bytes + chunk * g->chunks;
+  const std::int64_t stages = (shared_limit(traits.compute_capability) - fixed) / (std::int64_t{g->teams} * g->x_bytes);
+  if (stages < kLeastStages) return false;
+  g->weight_bytes = int(chunk);
+  g->stages = int(std::min<std::int64_t>(stages, kMostStages));
+  g->shared_bytes = int(fixed + std::int64_t{g->stages} * g->teams * g->x_bytes);
+  return true;
+}
+
+/// false if the tiles are too many to be counted. A block keeps its column tile.
+bool set_order(const DeviceTraits& traits, ImplicitGeometry* g) {
+  const std::int64_t tiles = std::int64_t{g->row_tiles} * g->all_column_tiles;
+  if (tiles > std::numeric_limits<std::int32_t>::max() / 2 || g->all_column_tiles > traits.multiprocessors) return false;
+  g->tiles = int(tiles);
+  g->columns_first = true;
+  const std::int64_t most = std::min<std::int64_t>(traits.multiprocessors / g->all_column_tiles, ceil_div(g->row_tiles, g->teams));
+  g->blocks = int(most * g->all_column_tiles);
+  g->tile_divisor = FastDiv<std::int32_t>(g->all_column_tiles);
+  return true;
+}
+
+}  // namespace
+
+bool make_window_geometry(const Problem& problem, Precision precision, const ImplicitTile& tile, const DeviceTraits& traits, ImplicitGeometry* geometry) {
+  const Window& window = tile.window;
+  if (problem.dtype == DType::float64 || problem.layout != Layout::channels_first || !one_axis(problem) || !fits_int32(problem)) return false;
+  const int element = int(size_of(problem.dtype)), vector = 16 / element;
+  const bool split = problem.dtype == DType::float32 && precision == Precision::tf32x3;
+  ImplicitGeometry g{};
+  set_problem(problem, &g);
+  g.raw_rows = g.resident = true;
+  g.same[0] = g.same[1] = element == 2 ? 0x5410 : 0;  // a selection of bytes, or what is added
+  g.store = Store::direct;
+  g.sets = window.sets, g.shift = window.form == Form::halves ? 1 : 0;
+  g.teams = tile.warpgroups();
+  g.in_turn = g.teams > 1 && std::int64_t{g.in_channels} * g.taps >= kInTurnDepth;
+  if (g.input % vector != 0 || !has_form(window, g) || !set_classes(window, &g) || !set_rows(vector, tile, &g) || !set_columns(tile, &g) ||
+      !set_memory(element, split, tile, traits, &g) || !set_order(traits, &g)) {
+    return false;
+  }
+  *geometry = g;
+  return true;
+}
+
+}  // namespace convt_gemm

@@ -1,0 +1,16 @@
+#pragma once
+// The fused product where a thread has neighbouring positions: see Window. What it reads of x is then one window for all taps, and what it stores 16 bytes
+// that begin where 16 bytes of memory do, and those of a warp where a sector does.
+//
+// Where rows of y begin at different places of a sector, since their length is no multiple of it, so would what a warp stores. But tiles of channels need
+// not have the same positions: channels whose rows begin alike are a set of columns, and each set has positions some further than the one before, so that
+// all of them store whole sectors. Sets read x as much further, which is another place of the same window.
+#include "plan/implicit_geometry.h"
+
+namespace convt_gemm {
+
+/// Works out the geometry, or says false where the tile's window is not that of the problem: it has to have its stride, taps and dilation, rows of x of whole
+/// 16 bytes, and rows of y that sets of columns can bring to whole ones.
+bool make_window_geometry(const Problem& problem, Precision precision, const ImplicitTile& tile, const DeviceTraits& traits, ImplicitGeometry* geometry);
+
+}  // namespace convt_gemm

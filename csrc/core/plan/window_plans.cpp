@@ -1,0 +1,89 @@
+#include "plan/window_plans.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "plan/arithmetic.h"
+#include "plan/window_table.h"
+
+namespace convt_gemm {
+namespace {
+
+// Fitted to 40 measured times on one H200: see implicit/PERFORMANCE.md.
+constexpr double kClock = 1.75e9;
+constexpr double kLaunch = 5e-6;            // seconds, with loading the weights
+constexpr double kStep = 200;               // cycles of a step: until its operands are there
+constexpr double kProduct = 1.2;            // for each cycle of the tensor cores, which teams share; what is stored costs as much again
+constexpr int kLeastProduct = 13;           // cycles of the tensor cores for the fewest columns
+constexpr double kCopyBandwidth = 4.28e12;  // bytes/s of device memory, read + written
+constexpr double kMemorySlack = 1.1;        // times the least time of memory
+constexpr double kOverlap = 2.38;           // the power mean of work and memory, as of the other fused kernels
+
+void predict(const Problem& problem, const ImplicitInstance& instance, const ImplicitGeometry& g, Plan* plan) {
+  const double item = double(size_of(problem.dtype));
+  plan->bytes = item * double(problem.input_elements() + problem.output_elements() + problem.weight_elements());
+  plan->flops = 2.0 * double(problem.batch) * double(problem.input_positions()) * double(problem.in_channels) *
+                double(problem.group_out_channels()) * double(problem.taps());
+  const ImplicitTile& tile = instance.tile;
+  const double products = double(g.taps) * g.sets * tile.row_blocks * std::max(kLeastProduct, tile.columns / g.sets / 2) *
+                          (instance.precision == Precision::tf32x3 ? 3 : 1);  // cycles of a step
+  const double cycles = double(g.chunks) * (tile.words / 8) * (kStep + kProduct * g.teams * products);
+  const double waves = double(ceil_div(g.tiles, std::int64_t{g.blocks} * g.teams));
+  const double work = waves * cycles / kClock, memory = kMemorySlack * plan->bytes / kCopyBandwidth;
+  plan->predicted_seconds = kLaunch + std::pow(std::pow(work, kOverlap) + std::pow(memory, kOverlap), 1 / kOverlap);
+}
+
+bool serves(const ImplicitInstance& instance, const Problem& problem, Precision precision) {
+  return instance.dtype == problem.dtype && (problem.dtype != DType::float32 || instance.precision == precision);
+}
+
+bool runs_on(int compute_capability) {
+#ifdef CONVT_GEMM_NO_SM90A
+  return false;  // the build left these kernels out
+#endif
+  return compute_capability == 90;
+}
+
+}  // namespace
+
+void append_window_plans(const Problem& problem, const DeviceTraits& traits, const PlanOptions& options, std::vector<Plan>* plans) {
+  if (!runs_on(traits.compute_capability)) return;
+  for (std::size_t row = 0; row < kWindowInstances; ++row) {
+    const ImplicitInstance& instance = window_instances()[row];
+    ImplicitGeometry geometry;
+    if (!serves(instance, problem, options.precision) || !make_window_geometry(problem, instance.precision, instance.tile, traits, &geometry)) continue;
+    Plan plan;
+    plan.device = Device::cuda;
+    plan.algorithm = Algorithm::implicit_gemm;
+    plan.backend = GemmBackend::native;
+    plan.precision = instance.precision;
+    plan.dtype = problem.dtype;
+    plan.instance = kFirstWindow + int(row);
+    plan.compute_capability = traits.compute_capability;
+    plan.multiprocessors = traits.multiprocessors;
+    plan.piece = {std::max<std::int64_t>(problem.batch, 1), {problem.axes[0].output(), problem.axes[1].output(), problem.axes[2].output()}};
+    predict(problem, instance, geometry, &plan);
+    plans->push_back(plan);
+  }
+}
+
+Status window_geometry_of(const Problem& problem, const Plan& plan, ImplicitGeometry* geometry) {
+  if (!is_window(plan.instance) || plan.instance >= kFusedInstances) {
+    return Status::invalid("expected plan.instance to be non-negative and below " + std::to_string(kFusedInstances) + ", but got " +
+                           std::to_string(plan.instance));
+  }
+  if (plan.device != Device::cuda || plan.dtype != problem.dtype) {
+    return Status::invalid("expected a CUDA plan for " + std::string(name_of(problem.dtype)) + ", but got " + plan.name());
+  }
+  const ImplicitInstance& instance = implicit_instance(plan.instance);
+  DeviceTraits traits;
+  traits.device = Device::cuda;
+  traits.compute_capability = plan.compute_capability;
+  traits.multiprocessors = plan.multiprocessors;
+  const bool fits = serves(instance, problem, plan.precision) && runs_on(plan.compute_capability) && plan.multiprocessors > 0 &&
+                    make_window_geometry(problem, plan.precision, instance.tile, traits, geometry);
+  if (fits) return {};
+  return Status::invalid("expected a plan that was made for " + to_string(problem) + ", but got " + plan.name() + " of another problem");
+}
+
+}  // namespace convt_gemm

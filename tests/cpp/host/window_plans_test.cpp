@@ -1,0 +1,171 @@
+// Geometry and plans of the kernels of windows: where stores begin, which problems are served, and what the planner makes of them.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "plan/cuda_plans.h"
+#include "plan/window_plans.h"
+#include "plan/window_table.h"
+#include "support/cases.h"
+#include "support/problems.h"
+
+namespace convt_gemm::testing {
+namespace {
+
+DeviceTraits gpu(int compute_capability = 90) {
+  DeviceTraits traits;
+  traits.device = Device::cuda;
+  traits.compute_capability = compute_capability;
+  return traits;
+}
+
+PlanOptions options_of(const Problem& problem, Precision precision) {
+  PlanOptions options;
+  options.precision = problem.dtype == DType::float32 ? precision : Precision::ieee;
+  return options;
+}
+
+std::vector<Plan> plans_of(const Problem& problem, Precision precision = Precision::tf32, const DeviceTraits& traits = gpu()) {
+  std::vector<Plan> plans;
+  append_window_plans(problem, traits, options_of(problem, precision), &plans);
+  return plans;
+}
+
+std::vector<NamedProblem> served_problems() {
+  std::vector<NamedProblem> problems;
+  for (const NamedProblem& named : cases()) {
+    if (named.problem.rank == 1 && !plans_of(named.problem).empty()) problems.push_back(named);
+  }
+  problems.push_back({"groups", make_problem(3, 32, 64, {{400, 4, 2, 1}}, 2, true)});
+  problems.push_back({"gaps_of_even_rows", make_problem(2, 16, 8, {{512, 3, 2, 1, 1, 2}}, 1, true)});
+  problems.push_back({"lacking_tap", make_problem(2, 16, 8, {{512, 3, 2, 1, 1}}, 1, true)});
+  return problems;
+}
+
+TEST(WindowGeometry, ServesTheLongRowsOfTheCases) {
+  std::set<std::string> names;
+  for (const NamedProblem& named : served_problems()) names.insert(named.name);
+  for (const char* name : {"kernelbench-l1-64", "kernelbench-l1-74", "kernelbench-l1-79", "bigvgan-v2-44k-512x.ups.5-infer", "encodec-24k.decoder.convtr3-infer",
+                           "dac-44.1k.decoder.block3-train", "stable-audio-2-oobleck.decoder.layers.5-train", "hifi-gan-v2.ups.3-infer"}) {
+    EXPECT_TRUE(names.count(name)) << name;
+  }
+}
+
+/// From the definition: which output a thread's first sum is, and where that lies in y.
+TEST(WindowGeometry, BeginsEveryStoreAtAMultipleOfWhatIsStored) {
+  int served = 0;
+  for (const NamedProblem& named : served_problems()) {
+    for (const DType dtype : {DType::float32, DType::bfloat16}) {
+      Problem problem = named.problem;
+      problem.dtype = dtype;
+      for (const Plan& plan : plans_of(problem)) {
+        SCOPED_TRACE(named.name + " " + plan.name());
+        ImplicitGeometry g{};
+        ASSERT_TRUE(window_geometry_of(problem, plan, &g).ok());
+        ++served;
+        const Axis& axis = problem.axis(0);
+        const Window& window = implicit_instance(plan.instance).tile.window;
+        const bool by_channel = window.form != Form::halves;
+        const int sets = by_channel ? window.sets : 1, of_set = g.classes / sets;
+        const std::int64_t unit = by_channel ? std::max<std::int64_t>(4, sets * window.set_step * axis.stride) : 4;
+        std::set<int> channels;
+        for (int place = 0; place < g.classes; ++place) {
+          const int set = place / of_set, channel = g.class_channel[place];
+          EXPECT_TRUE(channel >= 0 && channel < g.classes && channels.insert(channel).second);
+          const bool late = window.form == Form::gaps && g.late[place % of_set];
+          // u stride - padding is what residue 0 of position u gives; with halves, position m gives m stride and what follows.
+          const std::int64_t first = g.first_position + set * window.set_step;
+          const std::int64_t output = window.form == Form::halves ? axis.stride * (first - axis.padding / axis.stride) : axis.stride * first - axis.padding - late;
+          const std::int64_t row = channel * axis.output();
+          EXPECT_EQ(((row + output) % unit + unit) % unit, 0) << "channel " << channel;
+          EXPECT_LE(output, 0);  // nothing lies before the first tile
+        }
+        EXPECT_EQ(g.out_channels * axis.output() % unit, 0);
+        EXPECT_EQ(g.first_position % 8, 0);
+        EXPECT_GE(g.first_output + (std::int64_t{g.sample_tiles.divisor()} * g.tile_rows) * axis.stride, axis.output());  // nor after the last one
+        EXPECT_LE(g.shared_bytes, 227 << 10);
+        EXPECT_EQ(g.x_bytes % 128, 0);
+        EXPECT_GE(g.stages, 3);
+        EXPECT_LE(g.blocks, plan.multiprocessors);
+        EXPECT_EQ(g.blocks % g.all_column_tiles, 0);
+        EXPECT_EQ(plan.workspace_bytes, 0u);
+      }
+    }
+  }
+  EXPECT_GT(served, 20);
+}
+
+TEST(WindowGeometry, RefusesWhatItHasNoWindowFor) {
+  const auto serves = [](const Problem& problem) { return !plans_of(problem).empty(); };
+  EXPECT_TRUE(serves(make_problem(4, 64, 32, {{32768, 4, 2, 1}})));
+  EXPECT_FALSE(serves(make_problem(4, 64, 32, {{32767, 4, 2, 1}})));          // rows of x that are not whole 16 bytes
+  EXPECT_FALSE(serves(make_problem(4, 64, 32, {{32768, 6, 2, 1}})));          // three taps
+  EXPECT_FALSE(serves(make_problem(4, 64, 32, {{32768, 6, 3, 1}})));          // stride 3
+  EXPECT_FALSE(serves(make_problem(4, 64, 32, {{32768, 4, 2, 1, 1}})));       // rows of y of odd length
+  EXPECT_FALSE(serves(make_problem(4, 1024, 512, {{32768, 4, 2, 1}})));       // weights that shared memory does not hold
+  EXPECT_FALSE(serves(make_problem(4, 64, 33, {{32768, 4, 2}})));             // a channel without another that begins elsewhere
+  Problem problem = make_problem(4, 64, 32, {{32768, 4, 2, 1}});
+  EXPECT_TRUE(plans_of(problem, Precision::ieee).empty());
+  EXPECT_TRUE(plans_of(problem, Precision::tf32, gpu(80)).empty());
+  EXPECT_TRUE(plans_of(problem, Precision::tf32, gpu(100)).empty());
+  problem.layout = Layout::channels_last;
+  EXPECT_FALSE(serves(problem));
+  problem.layout = Layout::channels_first;
+  problem.dtype = DType::bfloat16;
+  problem.axis(0).input = 32772;  // 16 bytes are eight elements
+  EXPECT_FALSE(serves(problem));
+  problem.axis(0).input = 32776;
+  EXPECT_TRUE(serves(problem));
+}
+
+TEST(WindowPlans, AreChosenForLongRows) {
+  for (const NamedProblem& named : served_problems()) {
+    const bool small = named.name.find('-') == std::string::npos;
+    if (small) continue;
+    for (const Precision precision : {Precision::tf32, Precision::tf32x3}) {
+      Plan plan;
+      ASSERT_TRUE(choose_plan(named.problem, gpu(), options_of(named.problem, precision), &plan).ok());
+      EXPECT_NE(plan.name().find("_windows_"), std::string::npos) << named.name << ": " << plan.name();
+    }
+    Problem problem = named.problem;
+    problem.dtype = DType::float16;
+    Plan plan;
+    ASSERT_TRUE(choose_plan(problem, gpu(), options_of(problem, Precision::ieee), &plan).ok());
+    EXPECT_NE(plan.name().find("_windows_"), std::string::npos) << named.name << ": " << plan.name();
+  }
+}
+
+TEST(WindowPlans, HaveNamesOfTheirOwn) {
+  std::set<std::string> names;
+  for (const Plan& plan : plans_of(make_problem(4, 128, 128, {{32768, 4, 2, 1}}))) {
+    EXPECT_NE(plan.name().find(plan.tile()), std::string::npos);
+    EXPECT_TRUE(names.insert(plan.name()).second) << plan.name();
+  }
+  EXPECT_TRUE(names.count("implicit_gemm_sm90_windows_tf32_channels_first_halves_taps2_step1_sets2x1_256x128x16"));
+}
+
+TEST(WindowPlans, AreRefusedForAnotherProblem) {
+  const Problem problem = make_problem(4, 64, 32, {{32768, 4, 2, 1}});
+  const std::vector<Plan> plans = plans_of(problem);
+  ASSERT_FALSE(plans.empty());
+  EXPECT_TRUE(check_cuda_plan(problem, plans[0]).ok());
+  const auto refused = [](const Problem& other, const Plan& plan) { return check_cuda_plan(other, plan).code == StatusCode::invalid_argument; };
+  Plan wrong = plans[0];
+  wrong.instance = kFusedInstances;
+  EXPECT_TRUE(refused(problem, wrong));
+  wrong = plans[0];
+  wrong.dtype = DType::bfloat16;
+  EXPECT_TRUE(refused(problem, wrong));
+  wrong = plans[0];
+  wrong.multiprocessors = 0;
+  EXPECT_TRUE(refused(problem, wrong));
+  Problem other = problem;
+  other.axis(0).input = 32767;
+  EXPECT_TRUE(refused(other, plans[0]));
+}
+
+}  // namespace
+}  // namespace convt_gemm::testing

@@ -1,0 +1,173 @@
+// The kernels of windows, run by the emulator: every instance, bit for bit against float64 on small integers, as implicit_kernel_test.cpp does it for the
+// others.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#include "convt_gemm/reference.h"
+#include "emulator/emulator.h"
+#include "implicit/window_kernel.cuh"
+#include "plan/window_geometry.h"
+#include "plan/window_table.h"
+#include "support/dtype.h"
+#include "support/problems.h"
+#include "support/values.h"
+
+namespace convt_gemm::testing {
+namespace {
+
+using implicit::Kind;
+
+struct WindowKernel {
+  std::string name;
+  ImplicitInstance instance;
+  void (*multiply)(const implicit::WindowParams&);
+};
+
+template <Kind kKind, int kRows, int kColumns, int kWords, int kRowBlocks, class Window>
+WindowKernel window_kernel(const char* name, const ImplicitInstance& instance) {
+  using C = implicit::WindowConfig<kKind, kRows, kColumns, kWords, kRowBlocks, Window>;
+  return {name, instance, [](const implicit::WindowParams& params) { implicit::implicit_gemm_windows<C>(params); }};
+}
+
+const std::vector<WindowKernel>& kernels() {
+  static const std::vector<WindowKernel> all = [] {
+    std::vector<WindowKernel> list;
+    const ImplicitInstance* instance = window_instances();
+#define CONVT_WINDOW_GEMM(kind, rows, columns, words, row_blocks, form, taps, step, sets, set_step)                                               \
+  list.push_back(window_kernel<Kind::kind, rows, columns, words, row_blocks, implicit::WindowOf<Form::form, taps, step, sets, set_step>>(       \
+      #kind "_" #rows "x" #columns "x" #words "_" #form "_taps" #taps "_step" #step "_sets" #sets "x" #set_step, *instance++));
+#include "implicit/window_instances.def"
+#undef CONVT_WINDOW_GEMM
+    return list;
+  }();
+  return all;
+}
+
+DeviceTraits traits(int multiprocessors) {
+  DeviceTraits traits;
+  traits.device = Device::cuda;
+  traits.compute_capability = 90;
+  traits.multiprocessors = multiprocessors;
+  return traits;
+}
+
+std::unique_ptr<emulator::GuardedMemory> guarded(const Bytes& bytes) {
+  auto memory = std::make_unique<emulator::GuardedMemory>(bytes.size());
+  std::memcpy(memory->data(), bytes.data(), bytes.size());
+  return memory;
+}
+
+/// The output's bytes; operands lie between inaccessible pages.
+Bytes run(const WindowKernel& kernel, const Problem& problem, const Operands& operands, const ImplicitGeometry& g, const emulator::Options& options) {
+  const auto x = guarded(encode(problem.dtype, operands.input)), weight = guarded(encode(problem.dtype, operands.weight)),
+             bias = guarded(encode(problem.dtype, operands.bias));
+  const emulator::GuardedMemory y(std::size_t(problem.output_elements()) * size_of(problem.dtype));
+  const implicit::Params params{g, x->data(), weight->data(), problem.bias ? bias->data() : nullptr, y.data()};
+  const int element = int(size_of(problem.dtype));
+  const gpu::TensorMap map{static_cast<const unsigned char*>(params.x), element, {g.input, g.in_channels, g.batch * g.groups},
+                           {g.slots, kernel.instance.tile.words * 4 / element}};
+  emulator::launch({unsigned(g.blocks)}, {unsigned(kernel.instance.tile.threads())}, std::size_t(g.shared_bytes), options,
+                   [&] { kernel.multiply({params, map}); });
+  return Bytes(y.data(), y.data() + y.bytes());
+}
+
+Problem in(Problem problem, const WindowKernel& kernel) {
+  problem.dtype = kernel.instance.dtype;
+  return problem;
+}
+
+bool geometry_of(const Problem& problem, const WindowKernel& kernel, int multiprocessors, ImplicitGeometry* g) {
+  return make_window_geometry(problem, kernel.instance.precision, kernel.instance.tile, traits(multiprocessors), g);
+}
+
+/// Whether the kernel's window is the problem's; runs it if so.
+bool expect_exact(const Problem& base, const WindowKernel& kernel, int multiprocessors, const std::vector<emulator::Options>& every_options) {
+  const Problem problem = in(base, kernel);
+  ImplicitGeometry g;
+  if (!geometry_of(problem, kernel, multiprocessors, &g)) return false;
+  const Operands operands = integer_operands(problem);
+  std::vector<double> expected(std::size_t(problem.output_elements()));
+  reference_forward(problem, operands.input.data(), operands.weight.data(), operands.bias.data(), expected.data());
+  const std::vector<double> want = decode(problem.dtype, encode(problem.dtype, expected));
+  for (const emulator::Options& options : every_options) {
+    const std::vector<double> got = decode(problem.dtype, run(kernel, problem, operands, g, options));
+    for (std::size_t i = 0; i < want.size(); ++i) {
+      if (got[i] == want[i]) continue;
+      ADD_FAILURE() << kernel.name << " with " << multiprocessors << " multiprocessors, " << options << ", on " << to_string(problem) << ": element " << i
+                    << " is " << got[i] << ", expected " << want[i];
+      return true;
+    }
+  }
+  return true;
+}
+
+/// A problem of the kernel's form: `channels` out channels are as many as its sets want.
+Problem problem_for(const WindowKernel& kernel, std::int64_t batch, std::int64_t in_channels, std::int64_t channels, std::int64_t input, std::int64_t groups = 1,
+                    bool bias = true) {
+  const Window& window = kernel.instance.tile.window;
+  const std::int64_t taps = window.taps, step = window.step;
+  Axis axis;
+  switch (window.form) {
+    case Form::neighbours: axis = {input, taps, 1, 0, 0, step}; break;
+    case Form::gaps: axis = {input, taps, 2, 1, 0, 2 * step}; break;
+    case Form::halves: axis = {input, 2 * taps, 2, 1}; break;
+    case Form::pairs: axis = {input, 2 * taps, 2, 0}; break;
+    case Form::none: break;
+  }
+  return make_problem(batch, in_channels, channels, {axis}, groups, bias);
+}
+
+class WindowKernels : public ::testing::TestWithParam<WindowKernel> {};
+
+TEST_P(WindowKernels, GiveTheReference) {
+  const WindowKernel& kernel = GetParam();
+  for (const std::int64_t input : {264, 600}) {  // tiles at the ends of a sample, and between
+    EXPECT_TRUE(expect_exact(problem_for(kernel, 3, 5, 48, input), kernel, 2, {{}})) << input;
+    EXPECT_TRUE(expect_exact(problem_for(kernel, 2, 40, 16, input, 1, false), kernel, 1, {{emulator::Order::starve, emulator::Completion::late, 5}})) << input;
+  }
+  EXPECT_TRUE(expect_exact(problem_for(kernel, 2, 6, 32, 520, 2), kernel, 2, {{}}));             // groups
+  EXPECT_TRUE(expect_exact(problem_for(kernel, 2, 3, 136, 520), kernel, 6, {{}}));               // several tiles of columns, the last one not full
+  EXPECT_TRUE(expect_exact(problem_for(kernel, 40, 9, 8, 16), kernel, 1, {{}}));                 // many short samples
+  EXPECT_TRUE(expect_exact(problem_for(kernel, 1, 70, 24, 1048), kernel, 1, {{}, {emulator::Order::starve, emulator::Completion::random, 7}}));
+}
+
+TEST_P(WindowKernels, DoNotDependOnTheOrderOfThreads) {
+  const WindowKernel& kernel = GetParam();
+  const int depth = 3 * kernel.instance.tile.words * int(4 / size_of(kernel.instance.dtype)) + 1;
+  EXPECT_TRUE(expect_exact(problem_for(kernel, 2, depth, 24, 392), kernel, 1, emulator::many_options(1)));
+}
+
+/// Not-a-number in x reaches the outputs that have it in a tap, and no others.
+TEST_P(WindowKernels, PassNotANumberOn) {
+  const WindowKernel& kernel = GetParam();
+  const Problem problem = in(problem_for(kernel, 2, 8, 16, 400, 1, false), kernel);
+  ImplicitGeometry g;
+  ASSERT_TRUE(geometry_of(problem, kernel, 1, &g));
+  Operands operands = integer_operands(problem);
+  const Axis& axis = problem.axis(0);
+  const std::int64_t position = 217, inputs = axis.input, outputs = axis.output();
+  operands.input[std::size_t((1 * 8 + 3) * inputs + position)] = std::nan("");
+  const std::vector<double> got = decode(problem.dtype, run(kernel, problem, operands, g, {}));
+  for (std::int64_t row = 0; row < 2 * 16; ++row) {
+    for (std::int64_t output = 0; output < outputs; ++output) {
+      const std::int64_t offset = output + axis.padding - position * axis.stride;
+      const bool reached = row >= 16 && offset >= 0 && offset % axis.dilation == 0 && offset / axis.dilation < axis.kernel;
+      ASSERT_EQ(std::isnan(got[std::size_t(row * outputs + output)]), reached) << "row " << row << " output " << output;
+    }
+  }
+}
+
+struct InstanceName {
+  template <class Info>
+  std::string operator()(const Info& info) const {
+    return info.param.name;
+  }
+};
+INSTANTIATE_TEST_SUITE_P(Instance, WindowKernels, ::testing::ValuesIn(kernels()), InstanceName());
+
+}  // namespace
+}  // namespace convt_gemm::testing
