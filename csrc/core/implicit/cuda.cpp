@@ -50,14 +50,14 @@ static_assert(sizeof(kRunTransposed) / sizeof(kRunTransposed[0]) == kTransposedI
 #define CONVT_WINDOW_SYMBOL(kind, rows, columns, words, form, taps, step, sets, set_step) \
   implicit_gemm_windows_##kind##_##rows##x##columns##x##words##_##form##_##taps##_##step##_##sets##_##set_step
 #define CONVT_WINDOW_GEMM(kind, rows, columns, words, row_blocks, form, taps, step, sets, set_step) \
-  Status CONVT_WINDOW_SYMBOL(kind, rows, columns, words, form, taps, step, sets, set_step)(const Params&, cudaStream_t);
+  Status CONVT_WINDOW_SYMBOL(kind, rows, columns, words, form, taps, step, sets, set_step)(const Params&, void* workspace, cudaStream_t);
 #include "implicit/window_instances.def"
 #undef CONVT_WINDOW_GEMM
 
 namespace {
 #define CONVT_WINDOW_GEMM(kind, rows, columns, words, row_blocks, form, taps, step, sets, set_step) \
   &CONVT_WINDOW_SYMBOL(kind, rows, columns, words, form, taps, step, sets, set_step),
-constexpr Status (*kRunWindows[])(const Params&, cudaStream_t) = {
+constexpr Status (*kRunWindows[])(const Params&, void* workspace, cudaStream_t) = {
 #include "implicit/window_instances.def"
 };
 #undef CONVT_WINDOW_GEMM
@@ -87,7 +87,7 @@ Status implicit_gemm_cuda(const Problem& problem, const Plan& plan, const Tensor
   const Status status = windows ? window_geometry_of(problem, plan, &params.g) : implicit_geometry_of(problem, plan, &params.g);
   if (!status.ok()) return status;
   set_tensors(&params);
-  if (windows) return implicit::kRunWindows[plan.instance - kFirstWindow](params, stream);
+  if (windows) return implicit::kRunWindows[plan.instance - kFirstWindow](params, context.workspace, stream);
   return implicit::kRun[plan.instance](params, context.workspace, stream);
 }
 

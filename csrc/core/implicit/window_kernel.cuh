@@ -14,23 +14,57 @@ struct WindowRegisters {
   static constexpr int kRest = (kAll - kLoading) / C::kWarpgroups / 8 * 8, kMultiplying = kRest < 240 ? kRest : 240;
 };
 
+/// Numbers of the tiles that a team has, as whoever loads finds them. A block keeps its column tile.
+class WindowTiles {
+ public:
+  __device__ __forceinline__ WindowTiles(const WindowParams& params, const TileRange& range)
+      : columns_(params.p.g.all_column_tiles), number_(range.first), step_(range.step), column_(range.first % columns_),
+        taken_(params.row_tiles_taken != nullptr ? params.row_tiles_taken + column_ : nullptr) {
+    if (taken_ != nullptr) number_ = take();
+  }
+  __device__ __forceinline__ int number() const { return number_; }
+  /// The one after it: asked for before it is needed.
+  __device__ __forceinline__ int next() const { return taken_ != nullptr ? take() : number_ + step_; }
+  __device__ __forceinline__ void advance(int next) { number_ = next; }
+
+ private:
+  __device__ __forceinline__ int take() const { return atomicAdd(taken_, 1) * columns_ + column_; }
+
+  int columns_, number_, step_, column_;
+  int* taken_;
+};
+
+/// Where the number of the tile is that a stage has the first chunk of; kNoTile after the last one.
+__device__ __forceinline__ int* tile_in_stage(const Shared& shared, int stage) {
+  static_assert(3 * (2 * kMostStages * int(sizeof(std::uint64_t)) + kMostStages * int(sizeof(int)) + int(sizeof(std::uint64_t))) <= kBarrierBytes);
+  return reinterpret_cast<int*>(shared.base + shared.g.teams * 2 * kMostStages * sizeof(std::uint64_t)) + shared.team * kMostStages + stage;
+}
+inline constexpr int kNoTile = -1;
+
 /// Fills a team's ring for all its tiles; by one lane.
 template <class C>
 __device__ __forceinline__ void produce_windows(const WindowParams& params, const Shared& shared) {
   const ImplicitGeometry& g = params.p.g;
-  const TileRange range(g, shared.team);
+  WindowTiles tiles(params, TileRange(g, shared.team));
   RingPosition ring;
-  for (int number = range.first; number < range.end; number += range.step) {
-    const Tile tile = tile_of(g, number);
+  for (; tiles.number() < g.tiles;) {
+    const int next = tiles.next();
+    const Tile tile = tile_of(g, tiles.number());
     const int sample = g.sample_tiles.quotient(tile.row);
     const int position = static_cast<int>(g.first_position) + (tile.row - sample * g.sample_tiles.divisor()) * g.tile_rows - C::kWindow.before(C::kVector);
     for (int c = 0; c < g.chunks; ++c) {
       gpu::barrier_wait(shared.empty(ring.stage), ring.parity ^ 1);
+      if (c == 0) *tile_in_stage(shared, ring.stage) = tiles.number();
       gpu::barrier_arrive_expect(shared.full(ring.stage), static_cast<unsigned>(g.x_bytes));
-      gpu::tensor_copy(shared.x(ring.stage), &params.x_map, position, c * C::kWords * C::kWordElements, sample * g.groups + tile.group, shared.full(ring.stage));
+      gpu::tensor_copy(shared.x(ring.stage), &params.x_map, position, c * C::kWords * C::kWordElements, sample * g.groups + tile.group,
+                       shared.full(ring.stage));
       ring.advance(g.stages);
     }
+    tiles.advance(next);
   }
+  gpu::barrier_wait(shared.empty(ring.stage), ring.parity ^ 1);
+  *tile_in_stage(shared, ring.stage) = kNoTile;
+  gpu::barrier_arrive(shared.full(ring.stage));
 }
 
 template <class C>
@@ -61,14 +95,20 @@ __device__ __forceinline__ void implicit_gemm_windows(const WindowParams& params
     return;
   }
   gpu::take_registers<WindowRegisters<C>::kMultiplying>();
-  const TileRange range(g, shared.team);
   RingPosition ring;
-  if (g.in_turn && shared.team > 0 && range.first < range.end) gpu::barrier_wait(shared.multiplied(shared.team - 1), 0);
-  for (int number = range.first; number < range.end; number += range.step) {
-    Sums<C> sums;
-    WindowMultiply<C>{g, shared, ring, thread}.run(sums);
-    if (g.in_turn && number == range.first) gpu::barrier_arrive(shared.multiplied(shared.team));
-    WindowStore<C>{p, tile_of(g, number), biases, thread, {}}.run(sums);
+  if (g.in_turn && shared.team > 0) gpu::barrier_wait(shared.multiplied(shared.team - 1), 0);
+  for (bool first = true;; first = false) {
+    gpu::barrier_wait(shared.full(ring.stage), ring.parity);
+    const int number = uniform(*tile_in_stage(shared, ring.stage));
+    if (number != kNoTile) {
+      Sums<C> sums;
+      WindowMultiply<C>{g, shared, ring, thread}.run(sums);
+      if (g.in_turn && first) gpu::barrier_arrive(shared.multiplied(shared.team));
+      WindowStore<C>{p, tile_of(g, number), biases, thread, {}}.run(sums);
+    } else {
+      if (g.in_turn && first) gpu::barrier_arrive(shared.multiplied(shared.team));  // a team without tiles
+      return;
+    }
   }
 }
 

@@ -2,6 +2,7 @@
 // Launches one instance of the kernel of windows; included by the translation unit that is generated for it.
 #include "implicit/launch.cuh"
 #include "implicit/window_kernel.cuh"
+#include "plan/window_geometry.h"
 
 namespace convt_gemm::implicit {
 
@@ -30,13 +31,16 @@ Status make_x_map(const ImplicitGeometry& g, const void* x, CUtensorMap* map) {
 }
 
 template <class C>
-Status launch_windows(const Params& p, cudaStream_t stream) {
+Status launch_windows(const Params& p, void* workspace, cudaStream_t stream) {
   const auto kernel = implicit_gemm_windows_kernel<C>;
-  WindowParams params{p, {}};
+  const std::int64_t counters = window_workspace_bytes(p.g);
+  WindowParams params{p, {}, counters > 0 ? static_cast<int*>(workspace) : nullptr};
   const Status status = make_x_map<C>(p.g, p.x, &params.x_map);
   if (!status.ok()) return status;
-  const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, p.g.shared_bytes);
+  cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, p.g.shared_bytes);
   if (error != cudaSuccess) return checked("implicit GEMM: shared memory", error);
+  if (counters > 0) error = cudaMemsetAsync(workspace, 0, static_cast<std::size_t>(counters), stream);
+  if (error != cudaSuccess) return checked("implicit GEMM: cudaMemsetAsync", error);
   kernel<<<static_cast<unsigned>(p.g.blocks), C::kThreads, static_cast<std::size_t>(p.g.shared_bytes), stream>>>(params);
   return checked("implicit GEMM", cudaGetLastError());
 }
@@ -45,7 +49,7 @@ Status launch_windows(const Params& p, cudaStream_t stream) {
 
 #define CONVT_DEFINE_WINDOW_GEMM(symbol, kind, rows, columns, words, row_blocks, form, taps, step, sets, set_step)                            \
   namespace convt_gemm::implicit {                                                                                                          \
-  Status symbol(const Params& params, cudaStream_t stream) {                                                                                \
-    return launch_windows<WindowConfig<Kind::kind, rows, columns, words, row_blocks, WindowOf<Form::form, taps, step, sets, set_step>>>(params, stream); \
+  Status symbol(const Params& params, void* workspace, cudaStream_t stream) {                                                               \
+    return launch_windows<WindowConfig<Kind::kind, rows, columns, words, row_blocks, WindowOf<Form::form, taps, step, sets, set_step>>>(params, workspace, stream); \
   }                                                                                                                                         \
   }

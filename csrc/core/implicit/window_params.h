@@ -4,10 +4,13 @@
 
 namespace convt_gemm::implicit {
 
-/// What a kernel of windows is given: `x_map` has positions, in channels and (sample, group) pairs, and boxes of a stage.
+/// What a kernel of windows is given.
 struct WindowParams {
   Params p;
-  gpu::TensorMap x_map;
+  gpu::TensorMap x_map;  ///< of positions, in channels and (sample, group) pairs; boxes are what a stage has
+  /// How many row tiles of each column tile have been taken, zero at first: a team takes the next one that no other has, so that those at work stay neighbours.
+  /// Null if each team's tiles are those that its place says.
+  int* row_tiles_taken;
 };
 
 }  // namespace convt_gemm::implicit

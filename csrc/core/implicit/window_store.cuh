@@ -77,14 +77,7 @@ struct WindowStore {
 #pragma unroll
         for (int group = 0; group < kGroups; ++group) {
           float values[4];
-          gather(sums, group, set, odd, eight, values);
-#pragma unroll
-          for (float& value : values) value = activation(value + bias);
-          if constexpr (kForm == Form::gaps) {
-            const float first = values[0], second = values[1], empty = activation(bias);
-            const bool late = g.late[odd];
-            values[0] = late ? empty : first, values[1] = late ? first : empty, values[2] = late ? empty : second, values[3] = late ? second : empty;
-          }
+          outputs(sums, group, set, odd, eight, bias, values);
           if (channels[odd] + eight * g.channel_step >= g.out_channels) continue;  // channels of a class exist together
           Element* const at = to[line] + group * (8 * 4);
           if constexpr (kWhole) {
@@ -99,6 +92,18 @@ struct WindowStore {
         }
         to[line] += step;
       }
+    }
+  }
+
+  /// What a thread stores of a line and group.
+  __device__ __forceinline__ void outputs(const Sums<C>& sums, int group, int set, int odd, int eight, float bias, float (&values)[4]) const {
+    gather(sums, group, set, odd, eight, values);
+#pragma unroll
+    for (float& value : values) value = activation(value + bias);
+    if constexpr (kForm == Form::gaps) {
+      const float first = values[0], second = values[1], empty = activation(bias);
+      const bool late = p.g.late[odd];
+      values[0] = late ? empty : first, values[1] = late ? first : empty, values[2] = late ? empty : second, values[3] = late ? second : empty;
     }
   }
 

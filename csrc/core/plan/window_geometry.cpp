@@ -14,6 +14,8 @@ using namespace implicit_parts;
 constexpr int kTogether = 4;
 /// A sample's first position is a multiple of it, as that of a tile is: so many elements are a sector of x and of y.
 constexpr int kLead = 8;
+/// Tiles of a team from which on it pays that teams that are late leave tiles to others: it takes one more command on the device.
+constexpr int kManyTiles = 16;
 /// Two stages do not keep up with the products.
 constexpr int kLeastStages = 3;
 
@@ -139,6 +141,11 @@ bool make_window_geometry(const Problem& problem, Precision precision, const Imp
   }
   *geometry = g;
   return true;
+}
+
+std::int64_t window_workspace_bytes(const ImplicitGeometry& g) {
+  const std::int64_t teams = std::int64_t{g.blocks / g.all_column_tiles} * g.teams;  // of a column tile
+  return g.row_tiles >= kManyTiles * teams ? g.all_column_tiles * std::int64_t{sizeof(int)} : 0;
 }
 
 }  // namespace convt_gemm

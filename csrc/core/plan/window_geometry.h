@@ -13,4 +13,7 @@ namespace convt_gemm {
 /// 16 bytes, and rows of y that sets of columns can bring to whole ones.
 bool make_window_geometry(const Problem& problem, Precision precision, const ImplicitTile& tile, const DeviceTraits& traits, ImplicitGeometry* geometry);
 
+/// Of device memory: counters of tiles.
+std::int64_t window_workspace_bytes(const ImplicitGeometry& geometry);
+
 }  // namespace convt_gemm

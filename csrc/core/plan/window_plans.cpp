@@ -62,6 +62,8 @@ void append_window_plans(const Problem& problem, const DeviceTraits& traits, con
     plan.compute_capability = traits.compute_capability;
     plan.multiprocessors = traits.multiprocessors;
     plan.piece = {std::max<std::int64_t>(problem.batch, 1), {problem.axes[0].output(), problem.axes[1].output(), problem.axes[2].output()}};
+    plan.workspace_bytes = std::size_t(window_workspace_bytes(geometry));
+    if (std::int64_t(plan.workspace_bytes) > options.workspace_limit) continue;
     predict(problem, instance, geometry, &plan);
     plans->push_back(plan);
   }
@@ -81,7 +83,8 @@ Status window_geometry_of(const Problem& problem, const Plan& plan, ImplicitGeom
   traits.compute_capability = plan.compute_capability;
   traits.multiprocessors = plan.multiprocessors;
   const bool fits = serves(instance, problem, plan.precision) && runs_on(plan.compute_capability) && plan.multiprocessors > 0 &&
-                    make_window_geometry(problem, plan.precision, instance.tile, traits, geometry);
+                    make_window_geometry(problem, plan.precision, instance.tile, traits, geometry) &&
+                    window_workspace_bytes(*geometry) <= std::int64_t(plan.workspace_bytes);
   if (fits) return {};
   return Status::invalid("expected a plan that was made for " + to_string(problem) + ", but got " + plan.name() + " of another problem");
 }

@@ -80,6 +80,13 @@ T __ldg(const T* global) {
   return *global;
 }
 
+/// Of threads of any block: one runs at a time.
+inline int atomicAdd(int* address, int value) {
+  const int before = *address;
+  *address += value;
+  return before;
+}
+
 inline void __syncthreads(convt_gemm::emulator::Source at = convt_gemm::emulator::Source::here()) {
   convt_gemm::emulator::named_barrier(0, 0, at);
 }

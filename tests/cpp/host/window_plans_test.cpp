@@ -91,7 +91,7 @@ TEST(WindowGeometry, BeginsEveryStoreAtAMultipleOfWhatIsStored) {
         EXPECT_GE(g.stages, 3);
         EXPECT_LE(g.blocks, plan.multiprocessors);
         EXPECT_EQ(g.blocks % g.all_column_tiles, 0);
-        EXPECT_EQ(plan.workspace_bytes, 0u);
+        EXPECT_LE(plan.workspace_bytes, std::size_t(g.all_column_tiles) * sizeof(int));  // counters
       }
     }
   }

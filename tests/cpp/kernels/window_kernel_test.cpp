@@ -70,8 +70,11 @@ Bytes run(const WindowKernel& kernel, const Problem& problem, const Operands& op
   const int element = int(size_of(problem.dtype));
   const gpu::TensorMap map{static_cast<const unsigned char*>(params.x), element, {g.input, g.in_channels, g.batch * g.groups},
                            {g.slots, kernel.instance.tile.words * 4 / element}};
+  const std::int64_t counter_bytes = window_workspace_bytes(g);
+  const emulator::GuardedMemory counters(std::size_t(std::max<std::int64_t>(counter_bytes, 4)), 4);
+  std::memset(counters.data(), 0, counters.bytes());
   emulator::launch({unsigned(g.blocks)}, {unsigned(kernel.instance.tile.threads())}, std::size_t(g.shared_bytes), options,
-                   [&] { kernel.multiply({params, map}); });
+                   [&] { kernel.multiply({params, map, counter_bytes > 0 ? reinterpret_cast<int*>(counters.data()) : nullptr}); });
   return Bytes(y.data(), y.data() + y.bytes());
 }
 
