@@ -236,6 +236,13 @@ __device__ __forceinline__ void cluster_arrive() {
 #endif
 }
 
+/// The same for what a thread has only read: what it wrote before may be seen later.
+__device__ __forceinline__ void cluster_arrive_relaxed() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+#endif
+}
+
 /// Waits until all threads of all blocks of the cluster have come there or exited; what they wrote before is seen after.
 __device__ __forceinline__ void cluster_wait() {
 #if __CUDA_ARCH__ >= 900
@@ -415,7 +422,7 @@ CONVT_WARPGROUP_INSTRUCTION(96)
 CONVT_WARPGROUP_INSTRUCTION(128)
 CONVT_WARPGROUP_INSTRUCTION(256)
 #ifdef CONVT_GEMM_ALL_PRODUCT_SHAPES
-CONVT_WARPGROUP_INSTRUCTION(144)
+CONVT_WARPGROUP_INSTRUCTION(136)
 CONVT_WARPGROUP_INSTRUCTION(216)
 #endif
 #undef CONVT_WARPGROUP_INSTRUCTION

@@ -6,9 +6,13 @@
 
 namespace convt_gemm::implicit {
 
-/// Registers of a thread in either role: what the block gets at its launch, 168 for each, shared out anew.
-inline constexpr int kTransposedMultiplyingRegisters = 224, kTransposedLoadingRegisters = 56;
-static_assert(2 * kTransposedMultiplyingRegisters + kTransposedLoadingRegisters <= 3 * (65536 / (3 * kWarpgroup) / 8 * 8));
+/// Registers of a thread in either role: what the block gets at its launch, shared out anew.
+template <class C>
+struct TransposedRegisters {
+  static constexpr int kEach = 65536 / C::kThreads / 8 * 8;
+  static constexpr int kLoading = 56;
+  static constexpr int kMultiplying = (kEach * C::kThreads - kLoading * kTransposedLoading) / C::kMultiplying / 8 * 8;
+};
 
 template <class C>
 __device__ __forceinline__ void implicit_gemm_transposed(const TransposedParams& p) {
@@ -18,49 +22,38 @@ __device__ __forceinline__ void implicit_gemm_transposed(const TransposedParams&
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < g.stages; ++stage) {
       gpu::barrier_init(shared.full(stage), kTransposedLoading);
-      gpu::barrier_init(shared.empty(stage), kTransposedMultiplying);
+      gpu::barrier_init(shared.empty(stage), C::kMultiplying);
     }
     gpu::barrier_init_fence();
   }
   __syncthreads();
   const int warp = uniform(static_cast<int>(threadIdx.x / 32));
-  if (warp >= kTransposedMultiplying / 32) {
-    gpu::give_registers_back<kTransposedLoadingRegisters>();
-    produce_transposed<C>(p, shared, static_cast<int>(threadIdx.x) - kTransposedMultiplying);
+  if (warp >= C::kMultiplying / 32) {
+    gpu::give_registers_back<TransposedRegisters<C>::kLoading>();
+    produce_transposed<C>(p, shared, static_cast<int>(threadIdx.x) - C::kMultiplying);
     if (p.w.splits > 1) {
       gpu::cluster_barrier();
-      gpu::cluster_barrier();
+      gpu::cluster_arrive_relaxed();
+      gpu::cluster_wait();
     }
     return;
   }
-  gpu::take_registers<kTransposedMultiplyingRegisters>();
-  const int thread = static_cast<int>(threadIdx.x % kWarpgroup), column = warp / 4 * (kWeightRows / 2);
+  gpu::take_registers<TransposedRegisters<C>::kMultiplying>();
+  const int thread = static_cast<int>(threadIdx.x % kWarpgroup), warpgroup = warp / 4;
   TransposedCursor at(p);
   for (; !at.done(); at.next_tile(g)) {
+    const ColumnBiases biases = ColumnBiases::of<C>(p, at.tile, warpgroup, thread);
     float sums[C::kSums];
-    TransposedMultiply<C>(p, shared, at.tile, column, thread).run(at, sums);
+    TransposedMultiply<C>(p, shared, at.tile, warpgroup, thread).run(at, sums);
     if (p.w.splits == 1) {
-      TransposedStore<C> store(p, at.tile, column, thread, 0);
-#pragma unroll
-      for (int eighth = 0; eighth < C::kPositions / 8; ++eighth) {
-        store({sums[4 * eighth], sums[4 * eighth + 1], sums[4 * eighth + 2], sums[4 * eighth + 3]});
-      }
+      store_own<C>(p, memory, at.tile, warpgroup, thread, biases, sums);
     } else {  // the block's only tile
-      using Sums = Exchange<C>;
-      const Sums exchange(memory, static_cast<int>(threadIdx.x));
-      gpu::named_barrier(1, kTransposedMultiplying);  // the stages have been read
-      exchange.put(sums);
+      gpu::named_barrier(1, C::kMultiplying);  // the stages have been read
+      Exchange<C>(memory, static_cast<int>(threadIdx.x)).put(sums);
       gpu::cluster_barrier();  // everybody's sums are there
-      const int rank = static_cast<int>(gpu::cluster_rank());
-      const int first = Sums::kEighths * rank / p.w.splits, after = Sums::kEighths * (rank + 1) / p.w.splits;
-      TransposedStore<C> store(p, at.tile, column, thread, first);
-#pragma unroll 2
-      for (int eighth = first; eighth < after; ++eighth) {
-        float all[4];
-        exchange.add_up(eighth, p.w.splits, all);
-        store(all);
-      }
-      gpu::cluster_barrier();  // and have been read
+      store_share<C>(p, memory, at.tile, warpgroup, thread, biases);
+      gpu::cluster_arrive_relaxed();  // and have been read
+      gpu::cluster_wait();
     }
   }
 }

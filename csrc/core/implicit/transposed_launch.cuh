@@ -26,24 +26,26 @@ Status launch_transposed(TransposedParams p, void* packed, cudaStream_t stream) 
   if (error != cudaSuccess) return checked("implicit GEMM: shared memory", error);
   TransposedParams to_packed = p;
   to_packed.y = packed;
-  const dim3 grid(static_cast<unsigned>((p.w.packed_slots - 1) / kWarpgroup + 1), static_cast<unsigned>(p.g.channel_blocks * C::kQuads),
+  const dim3 grid(static_cast<unsigned>((p.w.packed_slots - 1) / kWarpgroup + 1), static_cast<unsigned>(p.g.channel_blocks * C::kQuads / C::kPackedQuads),
                   static_cast<unsigned>(p.g.groups));
-  pack_positions_kernel<C><<<grid, kWarpgroup, 0, stream>>>(to_packed);
-  error = cudaGetLastError();
-  if (error != cudaSuccess) return checked("implicit GEMM: positions", error);
-  p.x = packed;
   cudaLaunchAttribute attributes[2] = {};
-  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;  // the packing kernel lets it start
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;  // each of the kernels waits for the one before by itself
   attributes[0].val.programmaticStreamSerializationAllowed = 1;
   attributes[1].id = cudaLaunchAttributeClusterDimension;
   attributes[1].val.clusterDim.x = static_cast<unsigned>(p.w.splits);
   attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
   cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = dim3(kWarpgroup);
+  config.stream = stream;
+  config.attrs = attributes;
+  config.numAttrs = 1;
+  error = cudaLaunchKernelEx(&config, pack_positions_kernel<C>, to_packed);
+  if (error != cudaSuccess) return checked("implicit GEMM: positions", error);
+  p.x = packed;
   config.gridDim = dim3(static_cast<unsigned>(p.g.blocks));
   config.blockDim = dim3(C::kThreads);
   config.dynamicSmemBytes = static_cast<std::size_t>(p.g.shared_bytes);
-  config.stream = stream;
-  config.attrs = attributes;
   config.numAttrs = p.w.splits > 1 ? 2 : 1;
   error = cudaLaunchKernelEx(&config, kernel, p);
   return checked("implicit GEMM", error == cudaSuccess ? cudaGetLastError() : error);
@@ -53,8 +55,7 @@ Status launch_transposed(TransposedParams p, void* packed, cudaStream_t stream) 
 
 #define CONVT_DEFINE_TRANSPOSED_GEMM(symbol, kind, positions, columns, words)            \
   namespace convt_gemm::implicit {                                                       \
-  static_assert(columns == kWeightRows);                                                 \
   Status symbol(const TransposedParams& params, void* packed, cudaStream_t stream) {     \
-    return launch_transposed<TransposedConfig<Kind::kind, positions, words>>(params, packed, stream); \
+    return launch_transposed<TransposedConfig<Kind::kind, positions, columns, words>>(params, packed, stream); \
   }                                                                                      \
   }

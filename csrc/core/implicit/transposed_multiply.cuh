@@ -10,12 +10,12 @@ class TransposedMultiply {
  public:
   using Element = typename C::Element;
 
-  /// `column`: of the warpgroup in the tile; `thread`: within the warpgroup.
-  __device__ __forceinline__ TransposedMultiply(const TransposedParams& p, const Shared& shared, const Tile& tile, int column, int thread)
+  /// `thread`: within the warpgroup.
+  __device__ __forceinline__ TransposedMultiply(const TransposedParams& p, const Shared& shared, const Tile& tile, int warpgroup, int thread)
       : g_(p.g), w_(p.w), shared_(shared), pitch_(gpu::in_register(p.w.pitch)) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const WeightColumn part = weight_column(p, tile, column + row_of_thread(0, half, thread));
+      const WeightColumn part = weight_column<C>(p, tile, column_of_thread(w_, warpgroup, half, thread));
       at_[half] = part.at + thread % 4 * C::kWordElements * pitch_, taps_[half] = part.taps;
     }
   }
@@ -24,60 +24,96 @@ class TransposedMultiply {
   __device__ __forceinline__ void run(TransposedCursor& at, float (&sums)[C::kSums]) {
     chunk_ = at.chunk, left_ = at.chunks, taps_of_chunk_ = taps_of(g_, chunk_);
     if constexpr (C::kSplit) {
-      run_split(at.ring, sums);
+      if (w_.paired) {
+        run_split<true>(at.ring, sums);
+      } else {
+        run_split<false>(at.ring, sums);
+      }
+    } else if (w_.paired) {
+      run_paired(at.ring, sums);
     } else {
-      start(at.ring, false, sums);
-      while (left_ > 0) start(at.ring, true, sums);
-      gpu::warpgroup_wait<0>();
-      gpu::warpgroup_settle(sums);
-      release(last_);
+      run_single(at.ring, sums);
     }
   }
 
  private:
   static constexpr unsigned kCoreBytes = 128;
 
-  /// A tap's elements of the weights as they are in memory, zeros where a column lacks the tap. They are put together to words only in rounded(): what is
-  /// read here may not be an operand's register yet, since products that have those are under way.
-  struct RawWords {
-    typename C::Element value[C::kSteps][4][C::kWordElements];
-  };
-  /// and as gpu::warpgroup_multiply has its register operand.
+  /// A tap's words of both columns as gpu::warpgroup_multiply has its register operand.
   struct Words {
     std::uint32_t high[C::kSteps][4], low[C::kSplit ? C::kSteps : 1][4];
   };
 
+  /// The register operand of a tap, and the stage that its products are the last of, or -1.
+  struct TapWords {
+    Words words;
+    int last_of = -1;
+  };
+
+  /// A tap's elements of the weights as they are in memory. They are put together to words only in rounded(): what is read here may not be an operand's register
+  /// yet, where products that have those are under way.
+  struct SingleWords {  // zeros where a column lacks the tap
+    Element value[C::kSteps][4][C::kWordElements];
+  };
+  struct PairedWords {  // of neighbouring columns: for float32 a pair for each word of depth, else two, which are 32 bits each
+    std::uint32_t value[C::kSteps][4];
+  };
+  template <bool kPaired>
+  using RawWords = std::conditional_t<kPaired, PairedWords, SingleWords>;
+
   /// Reads the words of the tap that comes next.
-  __device__ __forceinline__ RawWords read(const RingPosition& ring) const {
+  template <bool kPaired>
+  __device__ __forceinline__ RawWords<kPaired> read(const RingPosition& ring) const {
     const Element* const weight = reinterpret_cast<const Element*>(shared_.weight(ring.stage)) + tap_ * w_.tap_offset;
     const int tap = chunk_.tap_block * g_.chunk_taps + tap_;
-    RawWords words;
+    RawWords<kPaired> words;
 #pragma unroll
     for (int s = 0; s < C::kSteps; ++s) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const Element* const from = weight + at_[i % 2] + (s * 8 + i / 2 * 4) * C::kWordElements * pitch_;
-        const bool exists = tap < taps_[i % 2];
+        const Element* const from = weight + at_[kPaired ? 0 : i % 2] + (s * 8 + i / 2 * 4) * C::kWordElements * pitch_;
+        if constexpr (!kPaired) {
+          const bool exists = tap < taps_[i % 2];
 #pragma unroll
-        for (int e = 0; e < C::kWordElements; ++e) words.value[s][i][e] = exists ? from[e * pitch_] : Element{};
+          for (int e = 0; e < C::kWordElements; ++e) words.value[s][i][e] = exists ? from[e * pitch_] : Element{};
+        } else if constexpr (C::kWordElements == 2) {
+          words.value[s][i] = *reinterpret_cast<const std::uint32_t*>(from + i % 2 * pitch_);
+        } else if (i % 2 == 0) {
+          const uint2 pair = *reinterpret_cast<const uint2*>(from);
+          words.value[s][i] = pair.x, words.value[s][i + 1] = pair.y;
+        }
       }
     }
     return words;
   }
 
-  __device__ __forceinline__ static Words rounded(const RawWords& raw) {
+  /// Word `i` of a step.
+  __device__ __forceinline__ static std::uint32_t word(const SingleWords& raw, int s, int i) {
+    if constexpr (C::kWordElements == 2) {
+      return std::uint32_t{raw.value[s][i][0].bits} | std::uint32_t{raw.value[s][i][1].bits} << 16;
+    } else {
+      return __float_as_uint(raw.value[s][i][0]);
+    }
+  }
+  __device__ __forceinline__ static std::uint32_t word(const PairedWords& raw, int s, int i) {
+    if constexpr (C::kWordElements == 1) return raw.value[s][i];
+    return __byte_perm(raw.value[s][i / 2 * 2], raw.value[s][i / 2 * 2 + 1], i % 2 == 0 ? 0x5410u : 0x7632u);
+  }
+
+  __device__ __forceinline__ static std::uint32_t rounded(std::uint32_t word) {
+    return C::kWordElements == 2 ? word : gpu::tf32_operand(__uint_as_float(word));
+  }
+
+  template <class Raw>
+  __device__ __forceinline__ static Words rounded(const Raw& raw) {
     Words words;
 #pragma unroll
     for (int s = 0; s < C::kSteps; ++s) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        if constexpr (C::kWordElements == 2) {
-          words.high[s][i] = std::uint32_t{raw.value[s][i][0].bits} | std::uint32_t{raw.value[s][i][1].bits} << 16;
-        } else {
-          const float value = raw.value[s][i][0];
-          words.high[s][i] = gpu::tf32_operand(value);
-          if constexpr (C::kSplit) words.low[s][i] = gpu::tf32_operand(value - __uint_as_float(words.high[s][i] & 0xffffe000u));
-        }
+        const std::uint32_t exact = word(raw, s, i);
+        words.high[s][i] = rounded(exact);
+        if constexpr (C::kSplit) words.low[s][i] = gpu::tf32_operand(__uint_as_float(exact) - __uint_as_float(words.high[s][i] & 0xffffe000u));
       }
     }
     gpu::warpgroup_operand_ready(words.high);
@@ -108,28 +144,96 @@ class TransposedMultiply {
     return stage;
   }
 
-  /// Starts the products of a tap. Its words are read while the tensor cores work on the tap before, but rounded into the registers that these
-  /// products take them from only after that; meanwhile the block's other warpgroup keeps them busy.
-  __device__ __forceinline__ void start(RingPosition& ring, bool add, float (&sums)[C::kSums]) {
-    if (tap_ == 0) gpu::barrier_wait(shared_.full(ring.stage), ring.parity);
-    const std::uint64_t first_x = descriptor(ring);
-    const RawWords raw = read(ring);
-    gpu::warpgroup_wait<0>();
-    const Words words = rounded(raw);
+  /// Starts the products of steps from `first` on.
+  template <int kCount>
+  __device__ __forceinline__ void multiply(const std::uint32_t (&words)[kCount][4], int first, std::uint64_t first_x, bool add, float (&sums)[C::kSums]) const {
     gpu::warpgroup_fence();
 #pragma unroll
-    for (int s = 0; s < C::kSteps; ++s) gpu::warpgroup_multiply<C::kOperand>(sums, words.high[s], further(first_x, s * 2 * g_.slots), add || s > 0);
+    for (int s = 0; s < kCount; ++s) {
+      gpu::warpgroup_multiply<C::kOperand>(sums, words[s], further(first_x, (first + s) * 2 * g_.slots), add || first + s > 0);
+    }
     gpu::warpgroup_commit();
-    if (last_ >= 0) release(last_);
-    last_ = advance(ring);
+  }
+
+  /// Two groups of operand registers: while the products of one are under way, the words of the other are read. They are those of two taps; or the halves
+  /// of one, where registers are few, and for 16-bit elements, which are put together from two words each: else ptxas makes products wait for each other.
+  static constexpr bool kTwoTaps = C::kWordElements == 1 && C::kColumns <= 128;
+
+  __device__ __forceinline__ void run_paired(RingPosition& ring, float (&sums)[C::kSums]) {
+    TapWords even, odd;
+    for (bool add = false;; add = true) {
+      start(ring, even, add, sums);
+      if (left_ == 0) break;
+      start(ring, kTwoTaps ? odd : even, true, sums);
+      if (left_ == 0) break;
+    }
+    gpu::warpgroup_wait<0>();
+    gpu::warpgroup_settle(sums);
+    if (even.last_of >= 0) release(even.last_of);
+    if (kTwoTaps && odd.last_of >= 0) release(odd.last_of);
+  }
+
+  /// Starts the products of the tap that comes next, once those that had the same registers are done.
+  __device__ __forceinline__ void start(RingPosition& ring, TapWords& tap, bool add, float (&sums)[C::kSums]) {
+    gpu::warpgroup_wait<1>();
+    if (kTwoTaps && tap.last_of >= 0) release(tap.last_of);
+    if (tap_ == 0) gpu::barrier_wait(shared_.full(ring.stage), ring.parity);
+    const std::uint64_t first_x = descriptor(ring);
+    const PairedWords raw = read<true>(ring);
+    if constexpr (kTwoTaps) {
+      tap.words = rounded(raw);
+      multiply(tap.words.high, 0, first_x, add, sums);
+    } else {
+      constexpr int kHalf = C::kSteps / 2;
+#pragma unroll
+      for (int first = 0; first < C::kSteps; first += kHalf) {
+        if (first > 0) {
+          gpu::warpgroup_wait<1>();  // the last tap is done
+          if (tap.last_of >= 0) release(tap.last_of);
+        }
+        std::uint32_t words[kHalf][4];
+#pragma unroll
+        for (int s = 0; s < kHalf; ++s) {
+#pragma unroll
+          for (int i = 0; i < 4; ++i) words[s][i] = rounded(word(raw, first + s, i));
+        }
+        gpu::warpgroup_operand_ready(words);
+        multiply(words, first, first_x, add, sums);
+      }
+    }
+    tap.last_of = advance(ring);
+  }
+
+  /// The same where words that do not exist are zeros, which would define registers between products: the words of a tap are read while the tensor cores
+  /// work on the tap before, but rounded into the registers that these products take them from only after that; meanwhile the block's other
+  /// warpgroups keep them busy.
+  __device__ __forceinline__ void run_single(RingPosition& ring, float (&sums)[C::kSums]) {
+    int last_of = -1;  // the stage that the tap before was the last of
+    start_single(ring, last_of, false, sums);
+    while (left_ > 0) start_single(ring, last_of, true, sums);
+    gpu::warpgroup_wait<0>();
+    gpu::warpgroup_settle(sums);
+    release(last_of);
+  }
+
+  __device__ __forceinline__ void start_single(RingPosition& ring, int& last_of, bool add, float (&sums)[C::kSums]) {
+    if (tap_ == 0) gpu::barrier_wait(shared_.full(ring.stage), ring.parity);
+    const std::uint64_t first_x = descriptor(ring);
+    const RawWords<false> raw = read<false>(ring);
+    gpu::warpgroup_wait<0>();
+    const Words words = rounded(raw);
+    multiply(words.high, 0, first_x, add, sums);
+    if (last_of >= 0) release(last_of);
+    last_of = advance(ring);
   }
 
   /// The tensor cores cut off what exceeds a sum's last place, so each tap of a chunk is summed up by itself and then added.
+  template <bool kPaired>
   __device__ __forceinline__ void run_split(RingPosition& ring, float (&sums)[C::kSums]) {
 #pragma unroll
     for (float& sum : sums) sum = 0;
     gpu::barrier_wait(shared_.full(ring.stage), ring.parity);
-    RawWords raw = read(ring);
+    RawWords<kPaired> raw = read<kPaired>(ring);
     for (bool more = true; more;) {
       const std::uint64_t first_x = descriptor(ring);
       const Words words = rounded(raw);
@@ -147,7 +251,7 @@ class TransposedMultiply {
       more = left_ > 0;
       if (more) {
         if (tap_ == 0) gpu::barrier_wait(shared_.full(ring.stage), ring.parity);
-        raw = read(ring);
+        raw = read<kPaired>(ring);
       }
       gpu::warpgroup_wait<0>();
       gpu::warpgroup_settle(part);
@@ -167,7 +271,6 @@ class TransposedMultiply {
   Chunk chunk_;
   int left_ = 0;  ///< chunks
   int tap_ = 0, taps_of_chunk_ = 0;
-  int last_ = -1;  ///< the stage that the tap before was the last of, or -1
 };
 
 }  // namespace convt_gemm::implicit

@@ -6,16 +6,20 @@
 namespace convt_gemm::implicit {
 
 /// Compile-time choices.
-template <Kind kKind_, int kPositions_, int kWords_>
+template <Kind kKind_, int kPositions_, int kColumns_, int kWords_>
 struct TransposedConfig {
+  static constexpr TransposedTile kTile{kPositions_, kColumns_, kWords_};
   static constexpr bool kSplit = kKind_ == Kind::tf32x3;
   static constexpr bool kChannelsLast = false;  // as XPlaces wants it
   static constexpr int kPositions = kPositions_;
+  static constexpr int kColumns = kColumns_;
   static constexpr int kWords = kWords_;
   static constexpr int kSteps = kWords_ / 8;
   static constexpr int kQuads = kWords_ / 4;
   static constexpr int kSums = kPositions_ / 2;  // of a thread
-  static constexpr int kThreads = kTransposedMultiplying + kTransposedLoading;
+  static constexpr int kStagedEighths = kTile.staged_positions() / 8;
+  static constexpr int kMultiplying = kTile.multiplying();
+  static constexpr int kThreads = kMultiplying + kTransposedLoading;
   using Element = typename KindTraits<kKind_>::Element;
   static constexpr gpu::Words kOperand = KindTraits<kKind_>::kWords;
   static constexpr int kWordElements = 4 / int(sizeof(Element));
@@ -23,7 +27,9 @@ struct TransposedConfig {
   static constexpr int kVector = 16 / int(sizeof(Element));
   static constexpr int kParts = kSplit ? 2 : 1;
   static constexpr int kPlanes = kQuads * kParts;  // of x in a chunk
-  static_assert(kPositions_ % 8 == 0 && kPositions_ <= 256 && kWords_ % 16 == 0);
+  /// Quads of x that a thread of the first kernel puts into order: 16 elements.
+  static constexpr int kPackedQuads = 16 / kVector;
+  static_assert(kPositions_ % 8 == 0 && kPositions_ <= 256 && kColumns_ % kGroupColumns == 0 && kWords_ % 16 == 0);
 };
 
 /// The tiles of a cluster, the chunks of them that this block has, and where it stands in both.
@@ -72,16 +78,26 @@ struct WeightColumn {
   bool valid;  ///< tiles may have columns that stand for nothing
 };
 
+/// Which column of the tile a thread has in half `half` (0, 1) of its warpgroup's 64: its own neighbour's neighbour, or with WeightTiles::paired the
+/// next one.
+__device__ __forceinline__ int column_of_thread(const WeightTiles& w, int warpgroup, int half, int thread) {
+  const int lane_group = thread % 32 / 4;
+  return warpgroup * kGroupColumns + thread / 32 * 16 + (w.paired ? lane_group * 2 + half : half * 8 + lane_group);
+}
+
 /// Column `i` of a tile.
+template <class C>
 __device__ __forceinline__ WeightColumn weight_column(const TransposedParams& p, const Tile& tile, int i) {
   const ImplicitGeometry& g = p.g;
   const WeightTiles& w = p.w;
   const int first = w.parts.quotient(tile.column), part = tile.column - first * w.parts.divisor();
-  const int channel = w.residues.quotient(i), residue = i - channel * w.residues.divisor();
+  const int group = w.group_channels > 0 ? i / kGroupColumns : 0, in_group = i - group * kGroupColumns;
+  const int of_group = w.residues.quotient(in_group), residue = in_group - of_group * w.residues.divisor();
+  const int channel = group * w.group_channels + of_group;
   WeightColumn column;
   column.channel = first * w.channels + channel;
-  column.residue = part * kWeightRows + residue;
-  column.valid = i < w.columns && column.channel < g.out_channels && column.residue < g.residues;
+  column.residue = part * C::kColumns + residue;
+  column.valid = in_group < w.columns && column.channel < g.out_channels && column.residue < g.residues;
   column.at = column.valid ? channel * g.kernel + residue : 0;
   const int more = g.taps - 1;  // or one less
   column.taps = column.residue + std::int64_t{more} * g.tap_step < g.kernel ? g.taps : more;

@@ -6,23 +6,28 @@
 
 namespace convt_gemm::implicit {
 
-/// Puts a quad of x for each slot of all tiles into the workspace, which `p.y` is. A block has kWarpgroup slots of a plane, and with kSplit of the plane of the low
-/// parts: blocks are (slots, quads of all channels).
+/// Puts a quad of x for each slot of all tiles into the workspace, which `p.y` is. A block has kWarpgroup slots of kPackedQuads planes, and with kSplit of the planes of
+/// the low parts: blocks are (slots, quads of all channels, groups).
 template <class C>
 __device__ __forceinline__ void pack_positions(const TransposedParams& p) {
   const ImplicitGeometry& g = p.g;
+  gpu::wait_for_kernel_before();  // x, the workspace, and weights that the next kernel reads without waiting
   gpu::let_next_kernel_start();
   const int slot = static_cast<int>(blockIdx.x) * kWarpgroup + static_cast<int>(threadIdx.x);
   if (slot >= p.w.packed_slots) return;
-  const int channel_block = static_cast<int>(blockIdx.y) / C::kQuads, quad = static_cast<int>(blockIdx.y) - channel_block * C::kQuads;
-  const int group = static_cast<int>(blockIdx.z), first = static_cast<int>(blockIdx.y) * C::kVector;
+  constexpr int kBlocks = C::kQuads / C::kPackedQuads;  // of threads for a block of channels
+  const int channel_block = static_cast<int>(blockIdx.y) / kBlocks, first_quad = (static_cast<int>(blockIdx.y) - channel_block * kBlocks) * C::kPackedQuads;
+  const int group = static_cast<int>(blockIdx.z), first = static_cast<int>(blockIdx.y) * C::kPackedQuads * C::kVector;
   const XPlaces<C> places(p);
   const std::int64_t place = places.of(slot - p.w.slots_before);
-  Quad<C> quads[1];
+  Quad<C> quads[C::kPackedQuads];
   const typename C::Element* from = places.x + (group * std::int64_t{g.in_channels} + first) * g.input + place;
   fetch_depth<C>(place >= 0 ? from : nullptr, g.input, g.in_channels - first, quads);
-  const std::int64_t plane = (std::int64_t{group} * g.channel_blocks + channel_block) * C::kPlanes + plane_of<C>(quad);
-  put<C>(quads[0], static_cast<uint4*>(p.y) + plane * p.w.packed_slots + slot, p.w.packed_slots);
+  const std::int64_t first_plane = (std::int64_t{group} * g.channel_blocks + channel_block) * C::kPlanes;
+#pragma unroll
+  for (int i = 0; i < C::kPackedQuads; ++i) {
+    put<C>(quads[i], static_cast<uint4*>(p.y) + (first_plane + plane_of<C>(first_quad + i)) * p.w.packed_slots + slot, p.w.packed_slots);
+  }
 }
 
 /// Copies of a chunk's operands to a stage, a part of them for each loading warp. One lane of it has them all made, with addresses that all lanes know:
@@ -48,7 +53,7 @@ class TransposedLoader {
     for (int piece = 0; piece < w.pieces; ++piece, to += C::kChannels * w.pitch) {
       std::int64_t at = 0, exist = row - tile_at;
       if (w.parts.divisor() > 1) {  // one for each tap
-        const std::int64_t residue = std::int64_t{part} * kWeightRows;
+        const std::int64_t residue = std::int64_t{part} * C::kColumns;
         at = residue + (std::int64_t{chunk.tap_block} * g.chunk_taps + piece) * g.tap_step;
         exist = g.kernel - at < g.residues - residue ? g.kernel - at : g.residues - residue;
       }

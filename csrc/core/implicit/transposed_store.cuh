@@ -1,26 +1,56 @@
 #pragma once
 // From the sums of the transposed product to outputs in memory. A thread has neighbouring positions of two columns; eight lanes have neighbouring
-// columns, which mostly are neighbouring outputs.
+// columns, which mostly are neighbouring outputs. Stored as they are, an instruction writes parts of many sectors, and these are what limits it; so where
+// it can be, outputs are put side by side in shared memory first.
 #include "implicit/epilogue.cuh"
 #include "implicit/transposed_operands.cuh"
 
 namespace convt_gemm::implicit {
 
+/// The biases of a thread's two columns.
+struct ColumnBiases {
+  float value[2];
+
+  template <class C>
+  static __device__ __forceinline__ ColumnBiases of(const TransposedParams& p, const Tile& tile, int warpgroup, int thread) {
+    using Element = typename C::Element;
+    ColumnBiases biases;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const WeightColumn column = weight_column<C>(p, tile, column_of_thread(p.w, warpgroup, half, thread));
+      const int channel = tile.group * p.g.out_channels + column.channel;
+      biases.value[half] = column.valid && p.bias != nullptr ? to_float(static_cast<const Element*>(p.bias)[channel]) : 0.0f;
+    }
+    return biases;
+  }
+};
+
+/// Two neighbouring outputs, to where pairs of them are aligned.
+template <class Element>
+__device__ __forceinline__ void store_pair(void* to, float first, float second) {
+  if constexpr (sizeof(Element) == 4) {
+    *static_cast<float2*>(to) = make_float2(first, second);
+  } else {
+    *static_cast<std::uint32_t*>(to) = gpu::pack<Element>(first, second);
+  }
+}
+
+/// Stores a thread's sums as it has them.
 template <class C, class Activation = Identity>
 class TransposedStore {
  public:
   using Element = typename C::Element;
 
-  /// From the tile's position 8 `eighth` on. `column`: of the warpgroup in the tile; `thread`: within the warpgroup.
-  __device__ __forceinline__ TransposedStore(const TransposedParams& p, const Tile& tile, int column, int thread, int eighth)
-      : y_(static_cast<unsigned char*>(p.y)), rows_(p.g.sample_rows.divisor()) {
+  /// From the tile's position 8 `eighth` on. `thread`: within the warpgroup.
+  __device__ __forceinline__ TransposedStore(const TransposedParams& p, const Tile& tile, int warpgroup, int thread, int eighth, const ColumnBiases& biases)
+      : y_(static_cast<unsigned char*>(p.y)), rows_(p.g.sample_rows.divisor()), pairs_(p.w.pair_stores), biases_(biases) {
     const ImplicitGeometry& g = p.g;
     const unsigned sample_outputs = static_cast<unsigned>(g.out_channels) * static_cast<unsigned>(g.groups) * static_cast<unsigned>(g.output);
     const unsigned position_bytes = static_cast<unsigned>(g.stride) * kBytes;
     step_ = 8 * position_bytes, jump_ = sample_outputs * kBytes - static_cast<unsigned>(rows_) * position_bytes;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const WeightColumn part = weight_column(p, tile, column + row_of_thread(0, half, thread));
+      const WeightColumn part = weight_column<C>(p, tile, column_of_thread(p.w, warpgroup, half, thread));
       const int channel = tile.group * g.out_channels + part.channel;
       const int first = static_cast<int>(g.first_position * g.stride) + part.residue * g.dilation - static_cast<int>(g.padding);
       // Positions whose outputs are in the row of y: 0 <= position * stride + first < g.output.
@@ -28,7 +58,6 @@ class TransposedStore {
       const int after = first >= g.output ? 0 : static_cast<int>((g.output - first + g.stride - 1) / g.stride);
       after_[half] = !part.valid ? 0 : after < g.positions ? after : g.positions;
       at_[half] = (static_cast<unsigned>(channel) * static_cast<unsigned>(g.output) + static_cast<unsigned>(first)) * kBytes;
-      bias_[half] = part.valid && p.bias != nullptr ? to_float(static_cast<const Element*>(p.bias)[channel]) : 0.0f;
     }
 #pragma unroll
     for (int odd = 0; odd < 2; ++odd) {
@@ -43,10 +72,15 @@ class TransposedStore {
 #pragma unroll
     for (int odd = 0; odd < 2; ++odd) {
       const int position = samples_[odd] > 0 ? position_[odd] : kNone;
+      if (pairs_) {
+        const float first = activation_(sums[odd] + biases_.value[0]), second = activation_(sums[2 + odd] + biases_.value[1]);
+        if (position >= least_[0] && position < after_[0]) store_pair<Element>(y_ + (from_[odd] + at_[0]), first, second);
+      } else {
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const Element value = from_float<Element>(activation_(sums[2 * half + odd] + bias_[half]));
-        if (position >= least_[half] && position < after_[half]) *reinterpret_cast<Element*>(y_ + (from_[odd] + at_[half])) = value;
+        for (int half = 0; half < 2; ++half) {
+          const Element value = from_float<Element>(activation_(sums[2 * half + odd] + biases_.value[half]));
+          if (position >= least_[half] && position < after_[half]) *reinterpret_cast<Element*>(y_ + (from_[odd] + at_[half])) = value;
+        }
       }
       // Into the next sample; samples have eight rows at least, unless there is just one.
       const bool next = position_[odd] + 8 >= rows_;
@@ -64,14 +98,156 @@ class TransposedStore {
   // Places in y are counted in bytes: y has fewer than 2^32.
   unsigned char* y_;
   int rows_;              ///< of a sample
+  bool pairs_;            ///< both columns of the thread together
   unsigned step_, jump_;  ///< to the outputs of the position eight further; in addition to that where a sample ends, to the next one's
   // Of the thread's columns: positions that have outputs, and where the output of a sample's position 0 is, in the sample.
   int least_[2], after_[2];
   unsigned at_[2];
-  float bias_[2];
+  ColumnBiases biases_;
   // Of the two positions that come next: their place in their sample, samples from theirs on, and where their outputs are, but for `at_`.
   int position_[2], samples_[2];
   unsigned from_[2];
+  Activation activation_{};
+};
+
+/// Puts a warpgroup's sums side by side in its staging buffer, and stores them from there: see WeightTiles::staged.
+template <class C, class Activation = Identity>
+class StagedStore {
+ public:
+  using Element = typename C::Element;
+
+  /// `thread`: within the warpgroup.
+  __device__ __forceinline__ StagedStore(const TransposedParams& p, unsigned char* memory, const Tile& tile, int warpgroup, int thread, const ColumnBiases& biases)
+      : p_(p), warp_(thread / 32), lane_(thread % 32), barrier_(2 + warpgroup), stride_(gpu::in_register(p.g.stride)), biases_(biases) {
+    const ImplicitGeometry& g = p.g;
+    const WeightTiles& w = p.w;
+    Element* const buffer = reinterpret_cast<Element*>(memory + g.shared_bytes - (warpgroup + 1) * w.staging_bytes) + w.first_in_vector;
+    const int first_channel = tile.column * w.channels + warpgroup * w.group_channels, left = g.out_channels - first_channel;
+    rows_ = left < w.group_channels ? left : w.group_channels;
+    from_ = buffer + warp_ * w.staging_pitch;
+    sample_elements_ = static_cast<unsigned>(g.out_channels) * static_cast<unsigned>(g.groups) * static_cast<unsigned>(g.output);
+    y_ = static_cast<unsigned>(tile.group * g.out_channels + first_channel + warp_) * static_cast<unsigned>(g.output);
+    first_output_ = tile.row * g.tile_rows * g.stride;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const WeightColumn column = weight_column<C>(p, tile, column_of_thread(w, warpgroup, half, thread));
+      const int at = (column.channel - first_channel) * w.staging_pitch + column.residue + thread % 4 * 2 * g.stride;
+      to_[half] = column.valid ? buffer + at : nullptr;
+    }
+    pairs_ = w.paired && w.first_in_vector % 2 == 0;
+  }
+
+  /// Before put(): what was in the buffer has been stored.
+  __device__ __forceinline__ void start() const { gpu::named_barrier(barrier_, kWarpgroup); }
+
+  /// Sums of C::kStagedEighths times eight positions.
+  __device__ __forceinline__ void put(const float (&sums)[C::kStagedEighths][4]) const {
+    const int stride = gpu::in_register(stride_);  // or places would be kept in registers from round to round
+    if (pairs_) {
+      if (to_[0] == nullptr) return;
+#pragma unroll
+      for (int i = 0; i < C::kStagedEighths; ++i) {
+#pragma unroll
+        for (int odd = 0; odd < 2; ++odd) {
+          const float first = activation_(sums[i][odd] + biases_.value[0]), second = activation_(sums[i][2 + odd] + biases_.value[1]);
+          Element* const to = to_[0] + (i * 8 + odd) * stride;
+          store_pair<Element>(to, first, second);
+        }
+      }
+    } else {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        if (to_[half] == nullptr) continue;
+#pragma unroll
+        for (int i = 0; i < C::kStagedEighths; ++i) {
+#pragma unroll
+          for (int odd = 0; odd < 2; ++odd) {
+            to_[half][(i * 8 + odd) * stride] = from_float<Element>(activation_(sums[i][2 * half + odd] + biases_.value[half]));
+          }
+        }
+      }
+    }
+  }
+
+  /// After put(), stores the outputs of positions from 8 `eighth` on, `eighths` times 8 of them.
+  __device__ __forceinline__ void finish(int eighth, int eighths) const {
+    gpu::named_barrier(barrier_, kWarpgroup);
+    const ImplicitGeometry& g = p_.g;
+    const int length = eighths * 8 * stride_, first = first_output_ + eighth * 8 * stride_;
+    const int vector = 1 << p_.w.log2_vector;
+    // The part of the buffer's rows that is one sample's, and of that what exists.
+#pragma unroll 1
+    for (int sample = g.batch > 1 ? p_.w.sample_outputs.quotient(first) : 0; sample < g.batch; ++sample) {
+      const int begin = sample * p_.w.sample_outputs.divisor() - static_cast<int>(g.first_output) - first, end = begin + static_cast<int>(g.output);
+      if (begin >= length) break;
+      const int from = begin < 0 ? 0 : begin, after = end < length ? end : length;
+      const unsigned to = y_ + static_cast<unsigned>(sample) * sample_elements_ - static_cast<unsigned>(begin);
+      const int head = -(from + p_.w.first_in_vector) & (vector - 1), whole = (after - from - head) & -vector;
+      switch (static_cast<int>(sizeof(Element)) * vector) {
+        case 16: copy<uint4>(to, from + head, whole); break;
+        case 8: copy<uint2>(to, from + head, whole); break;
+        case 4: copy<std::uint32_t>(to, from + head, whole); break;
+        default:
+          if constexpr (sizeof(Element) == 2) copy<Element>(to, from, whole);
+      }
+      // What lies before the first whole vector and after the last.
+      const int singles = after - from - (whole > 0 ? whole : 0), at = from + lane_ + (lane_ >= head && whole > 0 ? whole : 0);
+      if (lane_ >= singles) continue;
+#pragma unroll 1
+      for (int row = 0; row + warp_ < rows_; row += kWarps) {
+        static_cast<Element*>(p_.y)[to + static_cast<unsigned>(row) * static_cast<unsigned>(g.output) + static_cast<unsigned>(at)] = from_[row * p_.w.staging_pitch + at];
+      }
+    }
+  }
+
+ private:
+  /// Vectors that a thread reads before it stores one: of how many rows, and in each.
+  static constexpr int kRows = 2, kOfRow = C::kSums > 100 ? 2 : 3;
+  static constexpr int kWarps = kWarpgroup / 32;
+
+  /// `count` outputs of the buffer's rows from `begin` on, in whole vectors; number 0 of the warp's first row goes to `to`.
+  template <class Vector>
+  __device__ __forceinline__ void copy(unsigned to, int begin, int count) const {
+    constexpr int kVector = int(sizeof(Vector) / sizeof(Element)), kStep = 32 * kVector;
+    const int pitch = kWarps * p_.w.staging_pitch;
+    const unsigned output = static_cast<unsigned>(kWarps) * static_cast<unsigned>(p_.g.output);
+#pragma unroll 1
+    for (int first = begin + lane_ * kVector, left = count - lane_ * kVector; left > 0; first += kOfRow * kStep, left -= kOfRow * kStep) {
+      const Element* from = from_ + first;
+      Element* row = static_cast<Element*>(p_.y) + (to + static_cast<unsigned>(first));
+#pragma unroll 1
+      for (int rows = rows_ - warp_; rows > 0; rows -= kRows * kWarps) {
+        Vector values[kRows][kOfRow];
+#pragma unroll
+        for (int i = 0; i < kRows; ++i) {
+#pragma unroll
+          for (int j = 0; j < kOfRow; ++j) {
+            if (i * kWarps < rows && j * kStep < left) values[i][j] = *reinterpret_cast<const Vector*>(from + i * pitch + j * kStep);
+          }
+        }
+#pragma unroll
+        for (int i = 0; i < kRows; ++i) {
+#pragma unroll
+          for (int j = 0; j < kOfRow; ++j) {
+            if (i * kWarps < rows && j * kStep < left) *reinterpret_cast<Vector*>(row + j * kStep) = values[i][j];
+          }
+          row += output;
+        }
+        from += kRows * pitch;
+      }
+    }
+  }
+
+  const TransposedParams& p_;
+  int warp_, lane_, barrier_, stride_;
+  ColumnBiases biases_;
+  const Element* from_;       ///< the warp's first row in the buffer
+  unsigned y_;                ///< and in sample 0 of y, which has fewer than 2^32 elements
+  int rows_;                  ///< channels of the warpgroup that exist
+  unsigned sample_elements_;  ///< of y
+  int first_output_;          ///< of the tile, where outputs of all rows are numbered one after the other
+  Element* to_[2];            ///< of the thread's columns; null for what is none
+  bool pairs_;                ///< they are put there together
   Activation activation_{};
 };
 
@@ -92,19 +268,78 @@ class Exchange {
     }
   }
 
-  /// All blocks' sums, added in the order of their parts of the depth.
-  __device__ __forceinline__ void add_up(int eighth, int blocks, float (&sums)[4]) const {
+  /// Loads of a thread that are on their way at a time.
+  static constexpr int kTogether = 4;
+
+  /// All blocks' sums of `eighths` times 8 positions, added in the order of their parts of the depth.
+  __device__ __forceinline__ void add_up(int eighth, int eighths, int blocks, float (&sums)[kTogether][4]) const {
 #pragma unroll
-    for (float& sum : sums) sum = 0;
-    for (int rank = 0; rank < blocks; ++rank) {
-      const uint4 part = gpu::load_remote(mine_ + eighth * kThreads, static_cast<unsigned>(rank));
-      sums[0] += __uint_as_float(part.x), sums[1] += __uint_as_float(part.y), sums[2] += __uint_as_float(part.z), sums[3] += __uint_as_float(part.w);
+    for (auto& sum : sums) sum[0] = sum[1] = sum[2] = sum[3] = 0;
+    for (int block = 0; block < blocks; ++block) {
+      uint4 parts[kTogether];
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i) {
+        parts[i] = gpu::load_remote(mine_ + (eighth + (i < eighths ? i : 0)) * kThreads, static_cast<unsigned>(block));
+      }
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i) {
+        sums[i][0] += __uint_as_float(parts[i].x), sums[i][1] += __uint_as_float(parts[i].y);
+        sums[i][2] += __uint_as_float(parts[i].z), sums[i][3] += __uint_as_float(parts[i].w);
+      }
     }
   }
 
  private:
-  static constexpr int kThreads = kTransposedMultiplying;
+  static constexpr int kThreads = C::kMultiplying;
   uint4* mine_;
 };
+
+/// Stores a tile's own sums.
+template <class C>
+__device__ __forceinline__ void store_own(const TransposedParams& p, unsigned char* memory, const Tile& tile, int warpgroup, int thread, const ColumnBiases& biases,
+                                          const float (&own)[C::kSums]) {
+  constexpr int kEighths = C::kPositions / 8, kTogether = C::kStagedEighths;
+  if constexpr (kTogether > 0) {
+    if (p.w.staged) {
+      const StagedStore<C> store(p, memory, tile, warpgroup, thread, biases);
+#pragma unroll
+      for (int eighth = 0; eighth < kEighths; eighth += kTogether) {
+        float sums[kTogether][4];
+#pragma unroll
+        for (int i = 0; i < kTogether; ++i) {
+#pragma unroll
+          for (int e = 0; e < 4; ++e) sums[i][e] = eighth + i < kEighths ? own[(4 * (eighth + i) + e) % C::kSums] : 0.0f;
+        }
+        store.start();
+        store.put(sums);
+        store.finish(eighth, kEighths - eighth < kTogether ? kEighths - eighth : kTogether);
+      }
+      return;
+    }
+  }
+  TransposedStore<C> store(p, tile, warpgroup, thread, 0, biases);
+#pragma unroll
+  for (int eighth = 0; eighth < kEighths; ++eighth) store({own[4 * eighth], own[4 * eighth + 1], own[4 * eighth + 2], own[4 * eighth + 3]});
+}
+
+/// Stores this block's share of the positions of a tile, whose sums the blocks of a cluster have in parts.
+template <class C>
+__device__ __forceinline__ void store_share(const TransposedParams& p, unsigned char* memory, const Tile& tile, int warpgroup, int thread, const ColumnBiases& biases) {
+  constexpr int kTogether = Exchange<C>::kTogether;
+  const int splits = p.w.splits, rank = static_cast<int>(gpu::cluster_rank());
+  const int first = C::kPositions / 8 * rank / splits, after = C::kPositions / 8 * (rank + 1) / splits;
+  const Exchange<C> exchange(memory, static_cast<int>(threadIdx.x));
+  TransposedStore<C> store(p, tile, warpgroup, thread, first, biases);
+#pragma unroll 1
+  for (int eighth = first; eighth < after; eighth += kTogether) {
+    const int eighths = after - eighth < kTogether ? after - eighth : kTogether;
+    float sums[kTogether][4];
+    exchange.add_up(eighth, eighths, splits, sums);
+#pragma unroll
+    for (int i = 0; i < kTogether; ++i) {
+      if (i < eighths) store(sums[i]);
+    }
+  }
+}
 
 }  // namespace convt_gemm::implicit

@@ -128,7 +128,7 @@ std::string Plan::tile() const {
   if (algorithm == Algorithm::direct) return "";
   if (algorithm == Algorithm::implicit_gemm && is_transposed(instance)) {
     const TransposedTile& tile = transposed_instance(instance).tile;
-    return std::to_string(tile.positions) + "x" + std::to_string(kWeightRows) + "x" + std::to_string(tile.words);
+    return std::to_string(tile.positions) + "x" + std::to_string(tile.columns) + "x" + std::to_string(tile.words);
   }
   if (algorithm == Algorithm::implicit_gemm) {
     const ImplicitTile& tile = implicit_instance(instance).tile;

@@ -16,18 +16,27 @@ constexpr int kLeastStages = 3;
 constexpr int kMostChunkTaps = 4;
 /// Blocks that a grid can have along its second and third axis.
 constexpr int kMostBlocks = 65535;
+/// Outputs that are counted in 32 bits on their way through a staging buffer.
+constexpr std::int64_t kMostOutputs = std::numeric_limits<std::int32_t>::max();
 
 /// Which columns a tile has, and the pieces of the weights' rows that they come from; false if pieces do not begin and end at whole vectors.
-bool set_weight_pieces(int element, TransposedGeometry* t) {
+bool set_weight_pieces(int element, const TransposedTile& tile, TransposedGeometry* t) {
   ImplicitGeometry& g = t->g;
   const auto whole = [&](std::int64_t elements) { return elements * element % kVectorBytes == 0; };
   if (!whole(std::int64_t{g.out_channels} * g.kernel)) return false;
   std::int64_t tiles = 0;
-  if (g.residues <= kWeightRows) {
-    t->w.channels = std::min(kWeightRows / g.residues, g.out_channels);
-    while (t->w.channels > 0 && !whole(std::int64_t{t->w.channels} * g.kernel)) --t->w.channels;
-    if (t->w.channels == 0) return false;
-    t->w.columns = t->w.channels * g.residues;
+  if (g.residues <= tile.columns) {
+    const int groups = g.residues <= kGroupColumns ? tile.columns / kGroupColumns : 1;  // that have channels of their own
+    const int most = tile.columns / groups / g.residues, wanted = std::min(most, int(ceil_div(g.out_channels, groups)));
+    const auto pieces_are_whole = [&](int channels) { return whole(std::int64_t{groups} * channels * g.kernel); };
+    int channels = wanted;
+    while (channels <= most && !pieces_are_whole(channels)) ++channels;
+    if (channels > most) channels = wanted;
+    while (channels > 0 && !pieces_are_whole(channels)) --channels;
+    if (channels == 0) return false;
+    t->w.channels = groups * channels;
+    t->w.group_channels = g.residues <= kGroupColumns ? channels : 0;
+    t->w.columns = channels * g.residues;
     t->w.residues = FastDiv<std::int32_t>(g.residues);
     t->w.parts = FastDiv<std::int32_t>(1);
     t->w.pieces = 1;
@@ -37,19 +46,37 @@ bool set_weight_pieces(int element, TransposedGeometry* t) {
   } else {
     if (!whole(g.kernel) || !whole(g.tap_step)) return false;
     t->w.channels = 1;
-    t->w.columns = kWeightRows;
-    t->w.residues = FastDiv<std::int32_t>(kWeightRows);
-    t->w.parts = FastDiv<std::int32_t>(ceil_div(g.residues, kWeightRows));
-    t->w.length = kWeightRows;
+    t->w.columns = tile.columns;
+    t->w.residues = FastDiv<std::int32_t>(tile.columns);
+    t->w.parts = FastDiv<std::int32_t>(ceil_div(g.residues, tile.columns));
+    t->w.length = tile.columns;
     tiles = std::int64_t{g.out_channels} * t->w.parts.divisor();
   }
   if (tiles * g.groups > std::numeric_limits<std::int32_t>::max() / 2) return false;
   g.column_tiles = FastDiv<std::int32_t>(tiles);
   g.all_column_tiles = int(tiles * g.groups);
+  t->w.paired = g.residues % 2 == 0 && g.kernel % g.tap_step == 0;
+  t->w.pair_stores = t->w.paired && g.dilation == 1 && g.output % 2 == 0 && g.first_output % 2 == 0;
   // A column that lacks the last tap reads where that would be. Eight neighbouring columns of four (pairs of) channels are in 32 banks, where
   // neighbours are next to each other.
   t->w.pitch = next_with_rest(t->w.length + (t->w.parts.divisor() == 1 ? g.tap_step : 0), 8, 32);
   return true;
+}
+
+/// How outputs go to memory.
+void set_staging(int element, const TransposedTile& tile, TransposedGeometry* t) {
+  const ImplicitGeometry& g = t->g;
+  const std::int64_t outputs = std::int64_t{g.sample_rows.divisor()} * g.stride;
+  const std::int64_t all = (std::int64_t{g.row_tiles} * g.tile_rows + tile.staged_positions()) * g.stride;
+  t->w.staged = tile.staged_positions() > 0 && t->w.group_channels > 0 && g.dilation == 1 && outputs <= kMostOutputs && all <= kMostOutputs;
+  if (!t->w.staged) return;
+  const int most = kVectorBytes / element;
+  int vector = most;
+  while (g.output % vector != 0 || (g.batch > 1 && outputs % vector != 0)) vector /= 2;
+  while (1 << t->w.log2_vector < vector) ++t->w.log2_vector;
+  t->w.first_in_vector = int((g.first_output % vector + vector) % vector);
+  t->w.staging_pitch = tile.staged_positions() * g.stride + most;
+  t->w.sample_outputs = FastDiv<std::int32_t>(outputs);
 }
 
 /// Stages of both operands with chunks of `chunk_taps` taps; false if there is no room for them.
@@ -73,14 +100,21 @@ bool set_stages(int element, bool split, int chunk_taps, const TransposedTile& t
   if (t->w.parts.divisor() > 1) t->w.pieces = g.chunk_taps, t->w.tap_offset = channels * t->w.pitch;
   const std::int64_t weight_bytes = round_up(std::int64_t{t->w.pieces} * channels * t->w.pitch * element, 128);
   const std::int64_t x_bytes = round_up(std::int64_t{g.slots} * 4 * (split ? 2 : 1) * tile.words, 128);
-  const std::int64_t room = shared_limit(traits.compute_capability) - kBarrierBytes, stage_bytes = weight_bytes + x_bytes;
+  const std::int64_t stage_bytes = weight_bytes + x_bytes;
+  const int groups = tile.columns / kGroupColumns;
+  std::int64_t room = shared_limit(traits.compute_capability) - kBarrierBytes;
   if (room < kLeastStages * stage_bytes) return false;
+  std::int64_t staging_bytes = round_up(std::int64_t{t->w.group_channels} * t->w.staging_pitch * element, 16);
+  t->w.staged = t->w.staged && room - groups * staging_bytes >= kLeastStages * stage_bytes;  // else threads store what they have
+  if (!t->w.staged) staging_bytes = 0;
+  room -= groups * staging_bytes;
+  t->w.staging_bytes = int(staging_bytes);
   g.x_bytes = int(x_bytes), g.weight_bytes = int(weight_bytes);
   g.stages = int(std::min<std::int64_t>(kMostStages, room / stage_bytes));
   // The sums of a tile go through what the stages were.
-  const std::int64_t exchanged = t->w.splits > 1 ? std::int64_t{kWeightRows} * tile.positions * 4 : 0;
+  const std::int64_t exchanged = t->w.splits > 1 ? std::int64_t{tile.columns} * tile.positions * 4 : 0;
   if (g.stages * stage_bytes < exchanged) return false;
-  g.shared_bytes = int(kBarrierBytes + g.stages * stage_bytes);
+  g.shared_bytes = int(kBarrierBytes + g.stages * stage_bytes + groups * staging_bytes);
   return true;
 }
 
@@ -115,7 +149,8 @@ bool make_transposed_geometry(const Problem& problem, Precision precision, const
   g.teams = 1;
   g.tile_rows = tile.positions;
   g.row_tiles = int(ceil_div(g.batch * g.sample_rows.divisor(), g.tile_rows));
-  if (!set_weight_pieces(element, &t)) return false;
+  if (!set_weight_pieces(element, tile, &t)) return false;
+  set_staging(element, tile, &t);
   const bool split = problem.dtype == DType::float32 && precision == Precision::tf32x3;
   // All taps of whole channels are in one piece; of a part of the residues, as many taps as there is room for.
   const bool whole_channels = t.w.parts.divisor() == 1;

@@ -13,24 +13,29 @@
 
 namespace convt_gemm {
 
-/// Columns of weights of a tile: 64 for each of two warpgroups.
-inline constexpr int kWeightRows = 128;
-/// Threads of a block: two warpgroups that multiply, and one that loads.
-inline constexpr int kTransposedMultiplying = 2 * kWarpgroup, kTransposedLoading = kWarpgroup;
+/// Columns of weights that a warpgroup has, and threads of a block that load.
+inline constexpr int kGroupColumns = 64, kTransposedLoading = kWarpgroup;
 
 /// What a kernel instance computes at a time.
 struct TransposedTile {
   int positions;  ///< a multiple of 8, at most 256
+  int columns;    ///< of weights: kGroupColumns for each warpgroup that multiplies
   int words;      ///< depth of a chunk, as in ImplicitTile
+  constexpr int multiplying() const { return columns / kGroupColumns * kWarpgroup; }  ///< threads
+  /// Whose sums are staged at a time, 0 if they are not: with more columns, threads have too few registers for it.
+  constexpr int staged_positions() const { return columns > 128 ? 0 : positions > 144 ? 72 : 48; }
 };
 
-/// A column tile: either all residues of some channels, or a part of the residues of one. Of its columns, kWeightRows at most, the pieces of the
-/// weights' rows that a chunk needs, and the blocks that share out the chunks of a tile.
+/// A column tile: either all residues of some channels, or a part of the residues of one. Of its columns, the pieces of the
+/// weights' rows that a chunk needs, the blocks that share out the chunks of a tile, and the way of sums to memory.
 struct WeightTiles {
   int channels;                    ///< of a column tile; 1 if it has a part of the residues
-  int columns;                     ///< of a column tile that are used
+  int group_channels;              ///< of a warpgroup, if each has channels of its own; else 0
+  int columns;                     ///< of a column tile, or of a warpgroup that has channels of its own, that are used
   FastDiv<std::int32_t> residues;  ///< of a column tile for each channel
   FastDiv<std::int32_t> parts;     ///< column tiles for each channel; 1 if a tile has whole channels
+  bool paired;                     ///< a thread's two columns are neighbours, whose words are read together: all taps exist, and pairs are aligned
+  bool pair_stores;                ///< and are neighbouring outputs whose place in y is aligned too
 
   int pieces;      ///< of a chunk for each in channel: 1, or one for each tap if a tile has a part of the residues
   int length;      ///< elements of a piece
@@ -38,6 +43,15 @@ struct WeightTiles {
   int tap_offset;  ///< elements from one tap of a column to the next
 
   int splits;      ///< blocks of a cluster, which share out the chunks of a tile
+
+  // A warpgroup that has channels of its own puts the outputs of some positions, which follow each other in memory, into a buffer first, one row of it for each
+  // channel, and stores them from there, up to 16 bytes of a row at a time: rows begin as far after such a vector in the buffer as in y.
+  bool staged;
+  int staging_pitch;                     ///< elements from row to row
+  int staging_bytes;                     ///< of a warpgroup
+  int log2_vector;                       ///< elements that are stored together
+  int first_in_vector;                   ///< where in one a row's first output lies
+  FastDiv<std::int32_t> sample_outputs;  ///< of a sample's rows, with those that do not exist
 
   // x in the workspace: for each block of channels, planes of quads (see ImplicitGeometry), each with the slots of all tiles. Slot i there is
   // slot i - slots_before in the numbering of ImplicitGeometry.

@@ -11,12 +11,13 @@ namespace {
 
 constexpr double kClock = 1.7e9;
 constexpr double kLaunch = 5e-6;             // seconds, with putting x into order
-constexpr double kStart = 3000;              // cycles of a tile until its first products, and after its last ones
-constexpr double kProduct = 1.1;             // for each cycle of the tensor cores
-constexpr double kSharedByte = 1.0 / 28;     // cycles for each byte of a stage
-constexpr double kChunk = 300;               // cycles of a chunk besides
-constexpr double kPosition = 12;             // cycles of storing a tile, for each of its positions
-constexpr double kExchanged = 20;            // the same where sums of several blocks are added
+constexpr double kStart = 3500;              // cycles of a tile until its first products, and after its last ones
+constexpr double kSplitProduct = 1.1;        // for each cycle of the tensor cores where words are split in two; else 1
+constexpr double kSharedByte = 1.0 / 44;     // cycles for each byte of a stage
+constexpr double kChunk = 95;                // cycles of a chunk besides
+constexpr double kPosition = 19;             // cycles of storing a tile, for each of its positions
+constexpr double kScattered = 90;            // the same where threads store what they have, and that is short pieces
+constexpr double kExchanged = 46;            // or where sums of several blocks are added
 constexpr double kCopyBandwidth = 4.28e12;   // bytes/s
 
 void predict(const Problem& problem, const TransposedInstance& instance, const TransposedGeometry& t, const DeviceTraits& traits, Plan* plan) {
@@ -29,9 +30,11 @@ void predict(const Problem& problem, const TransposedInstance& instance, const T
   const bool split = instance.precision == Precision::tf32x3;
   const double chunks = double(g.chunks) / t.w.splits;
   const double taps = double(g.taps) / g.tap_blocks;
-  const double products = 2 * taps * (instance.tile.words / 8) * std::max(positions, 32) / 2 * (split ? 3 : 1);
-  const double chunk = std::max(kProduct * products, kSharedByte * (g.x_bytes / (split ? 2 : 1) + g.weight_bytes)) + kChunk;
-  const double tile = kStart + chunks * chunk + (t.w.splits > 1 ? kExchanged : kPosition) * positions;
+  const int groups = instance.tile.columns / kGroupColumns;
+  const double products = groups * taps * (instance.tile.words / 8) * std::max(positions, 32) / 2 * (split ? 3 * kSplitProduct : 1);
+  const double chunk = std::max(products, kSharedByte * (g.x_bytes / (split ? 2 : 1) + g.weight_bytes)) + kChunk;
+  const double position = t.w.splits > 1 ? kExchanged : t.w.staged || g.residues >= kGroupColumns ? kPosition : kScattered;
+  const double tile = kStart + chunks * chunk + position * positions;
   const double waves = double(ceil_div(std::int64_t{g.tiles} * t.w.splits, traits.multiprocessors));
   const double memory = plan->bytes / kCopyBandwidth;
   plan->predicted_seconds = kLaunch + std::max(waves * tile / kClock, memory);

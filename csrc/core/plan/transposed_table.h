@@ -18,7 +18,7 @@ namespace transposed_rows {
 using namespace instance_kinds;
 
 #define CONVT_TRANSPOSED_GEMM(kind, positions, columns, words) \
-  TransposedInstance{"sm90_transposed_" #kind "_channels_first", kind.dtype, kind.precision, {positions, words}},
+  TransposedInstance{"sm90_transposed_" #kind "_channels_first", kind.dtype, kind.precision, {positions, columns, words}},
 inline constexpr TransposedInstance kRows[] = {
 #include "implicit/transposed_instances.def"
 };

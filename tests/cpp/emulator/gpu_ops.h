@@ -201,6 +201,7 @@ inline void named_barrier(int id, int threads, Source at = Source::here()) {
 inline unsigned cluster_rank() { return emulator::position->cluster_rank; }
 inline unsigned cluster_size() { return emulator::position->cluster_size; }
 inline void cluster_arrive(Source at = Source::here()) { emulator::cluster_arrive(at); }
+inline void cluster_arrive_relaxed(Source at = Source::here()) { emulator::cluster_arrive(at); }
 inline void cluster_wait(Source at = Source::here()) { emulator::cluster_wait(at); }
 inline void cluster_barrier(Source at = Source::here()) {
   emulator::cluster_arrive(at);
@@ -266,7 +267,7 @@ template <int kSums>
 constexpr int warpgroup_columns() {
   constexpr int kColumns = 2 * kSums;
   static_assert(kColumns == 8 || kColumns == 16 || kColumns == 32 || kColumns == 64 || kColumns == 96 ||
-                    kColumns == 128 || kColumns == 144 || kColumns == 216 || kColumns == 256,
+                    kColumns == 128 || kColumns == 136 || kColumns == 216 || kColumns == 256,
                 "gpu_ops.cuh has no instruction of so many columns");
   return kColumns;
 }
