@@ -35,7 +35,7 @@ beside() { # seconds, name, command...
   jobs+=("$!")
 }
 # In the deepest problem cuBLAS splits the depth, where racecheck and initcheck object to its own kernels.
-problems='*Small*:Random*:*MoreWeights*-*very_deep*'
+problems='*Small*:Random*:*MoreWeights*:*LongRows*-*very_deep*'
 for tool in memcheck racecheck initcheck; do
   shards=$([ $tool = racecheck ] && echo 10 || echo 3)  # racecheck takes the longest
   for ((shard = 0; shard < shards; ++shard)); do
