@@ -10,14 +10,16 @@ namespace convt_gemm {
 namespace {
 
 constexpr double kClock = 1.7e9;
-constexpr double kLaunch = 5e-6;             // seconds, with putting x into order
+constexpr double kLaunch = 4.6e-6;           // seconds, with putting x into order
 constexpr double kStart = 3500;              // cycles of a tile until its first products, and after its last ones
-constexpr double kSplitProduct = 1.1;        // for each cycle of the tensor cores where words are split in two; else 1
+constexpr double kSplitProduct = 0.49;       // for each cycle of the tensor cores where words are split in two; else 1
+constexpr double kSplitTap = 430;            // and cycles of each tap, which is waited for
 constexpr double kSharedByte = 1.0 / 44;     // cycles for each byte of a stage
 constexpr double kChunk = 95;                // cycles of a chunk besides
 constexpr double kPosition = 19;             // cycles of storing a tile, for each of its positions
 constexpr double kScattered = 90;            // the same where threads store what they have, and that is short pieces
-constexpr double kExchanged = 46;            // or where sums of several blocks are added
+constexpr double kExchanged = 50;            // or where sums of several blocks are added
+constexpr double kNextCluster = 3000;        // cycles until a cluster begins where another one has ended
 constexpr double kCopyBandwidth = 4.28e12;   // bytes/s
 
 void predict(const Problem& problem, const TransposedInstance& instance, const TransposedGeometry& t, const DeviceTraits& traits, Plan* plan) {
@@ -31,13 +33,16 @@ void predict(const Problem& problem, const TransposedInstance& instance, const T
   const double chunks = double(g.chunks) / t.w.splits;
   const double taps = double(g.taps) / g.tap_blocks;
   const int groups = instance.tile.columns / kGroupColumns;
-  const double products = groups * taps * (instance.tile.words / 8) * std::max(positions, 32) / 2 * (split ? 3 * kSplitProduct : 1);
+  const double products = groups * taps * (instance.tile.words / 8) * std::max(positions, 32) / 2 * (split ? 3 * kSplitProduct : 1) + (split ? kSplitTap * taps : 0);
   const double chunk = std::max(products, kSharedByte * (g.x_bytes / (split ? 2 : 1) + g.weight_bytes)) + kChunk;
   const double position = t.w.splits > 1 ? kExchanged : t.w.staged || g.residues >= kGroupColumns ? kPosition : kScattered;
   const double tile = kStart + chunks * chunk + position * positions;
-  const double waves = double(ceil_div(std::int64_t{g.tiles} * t.w.splits, traits.multiprocessors));
+  // The blocks of a cluster are in one part of the chip, whose multiprocessors are no multiple of four: some are left over.
+  const std::int64_t at_once = t.w.splits <= 2 ? traits.multiprocessors / t.w.splits : traits.multiprocessors * 10 / (11 * t.w.splits);
+  const double waves = double(ceil_div(std::int64_t{g.tiles}, std::max<std::int64_t>(at_once, 1)));
+  const double between = t.w.splits > 1 ? (waves - 1) * kNextCluster : 0;
   const double memory = plan->bytes / kCopyBandwidth;
-  plan->predicted_seconds = kLaunch + std::max(waves * tile / kClock, memory);
+  plan->predicted_seconds = kLaunch + std::max((waves * tile + between) / kClock, memory);
 }
 
 bool serves(const TransposedInstance& instance, const Problem& problem, Precision precision) {
