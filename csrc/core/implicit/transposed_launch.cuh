@@ -18,12 +18,9 @@ __global__ void __launch_bounds__(kWarpgroup) pack_positions_kernel(const __grid
   pack_positions<C>(p);
 }
 
-/// `packed` is the place for x in the tensor cores' order.
+/// `packed` is the place for a range's x in the tensor cores' order.
 template <class C>
-Status launch_transposed(TransposedParams p, void* packed, cudaStream_t stream) {
-  const auto kernel = implicit_gemm_transposed_kernel<C>;
-  cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, p.g.shared_bytes);
-  if (error != cudaSuccess) return checked("implicit GEMM: shared memory", error);
+Status launch_range(TransposedParams p, void* packed, cudaStream_t stream) {
   TransposedParams to_packed = p;
   to_packed.y = packed;
   const dim3 grid(static_cast<unsigned>((p.w.packed_slots - 1) / kWarpgroup + 1), static_cast<unsigned>(p.g.channel_blocks * C::kQuads / C::kPackedQuads),
@@ -40,15 +37,30 @@ Status launch_transposed(TransposedParams p, void* packed, cudaStream_t stream) 
   config.stream = stream;
   config.attrs = attributes;
   config.numAttrs = 1;
-  error = cudaLaunchKernelEx(&config, pack_positions_kernel<C>, to_packed);
+  cudaError_t error = cudaLaunchKernelEx(&config, pack_positions_kernel<C>, to_packed);
   if (error != cudaSuccess) return checked("implicit GEMM: positions", error);
   p.x = packed;
   config.gridDim = dim3(static_cast<unsigned>(p.g.blocks));
   config.blockDim = dim3(C::kThreads);
   config.dynamicSmemBytes = static_cast<std::size_t>(p.g.shared_bytes);
   config.numAttrs = p.w.splits > 1 ? 2 : 1;
-  error = cudaLaunchKernelEx(&config, kernel, p);
+  error = cudaLaunchKernelEx(&config, implicit_gemm_transposed_kernel<C>, p);
   return checked("implicit GEMM", error == cudaSuccess ? cudaGetLastError() : error);
+}
+
+template <class C>
+Status launch_transposed(const TransposedParams& p, void* packed, cudaStream_t stream) {
+  const cudaError_t error = cudaFuncSetAttribute(implicit_gemm_transposed_kernel<C>, cudaFuncAttributeMaxDynamicSharedMemorySize, p.g.shared_bytes);
+  if (error != cudaSuccess) return checked("implicit GEMM: shared memory", error);
+  for (int range = 0; range < p.w.ranges; ++range) {
+    const TransposedGeometry geometry = range_of({p.g, p.w}, range);
+    if (geometry.g.tiles == 0) break;  // there are fewer ranges
+    TransposedParams params = p;
+    params.g = geometry.g, params.w = geometry.w;
+    const Status status = launch_range<C>(params, packed, stream);
+    if (!status.ok()) return status;
+  }
+  return {};
 }
 
 }  // namespace convt_gemm::implicit

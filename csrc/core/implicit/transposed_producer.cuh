@@ -6,7 +6,7 @@
 
 namespace convt_gemm::implicit {
 
-/// Puts a quad of x for each slot of all tiles into the workspace, which `p.y` is. A block has kWarpgroup slots of kPackedQuads planes, and with kSplit of the planes of
+/// Puts a quad of x for each slot of the range's tiles into the workspace, which `p.y` is. A block has kWarpgroup slots of kPackedQuads planes, and with kSplit of the planes of
 /// the low parts: blocks are (slots, quads of all channels, groups).
 template <class C>
 __device__ __forceinline__ void pack_positions(const TransposedParams& p) {
@@ -19,7 +19,7 @@ __device__ __forceinline__ void pack_positions(const TransposedParams& p) {
   const int channel_block = static_cast<int>(blockIdx.y) / kBlocks, first_quad = (static_cast<int>(blockIdx.y) - channel_block * kBlocks) * C::kPackedQuads;
   const int group = static_cast<int>(blockIdx.z), first = static_cast<int>(blockIdx.y) * C::kPackedQuads * C::kVector;
   const XPlaces<C> places(p);
-  const std::int64_t place = places.of(slot - p.w.slots_before);
+  const std::int64_t place = places.of(p.w.first_row + slot - p.w.slots_before);
   Quad<C> quads[C::kPackedQuads];
   const typename C::Element* from = places.x + (group * std::int64_t{g.in_channels} + first) * g.input + place;
   fetch_depth<C>(place >= 0 ? from : nullptr, g.input, g.in_channels - first, quads);

@@ -61,7 +61,7 @@ class TransposedStore {
     }
 #pragma unroll
     for (int odd = 0; odd < 2; ++odd) {
-      const Row row = row_of(g, tile.row * g.tile_rows + eighth * 8 + thread % 4 * 2 + odd);
+      const Row row = row_of(g, p.w.first_row + tile.row * g.tile_rows + eighth * 8 + thread % 4 * 2 + odd);
       position_[odd] = row.position, samples_[odd] = static_cast<int>(g.batch) - row.sample;
       from_[odd] = static_cast<unsigned>(row.sample) * sample_outputs * kBytes + static_cast<unsigned>(row.position) * position_bytes;
     }
@@ -127,7 +127,7 @@ class StagedStore {
     from_ = buffer + warp_ * w.staging_pitch;
     sample_elements_ = static_cast<unsigned>(g.out_channels) * static_cast<unsigned>(g.groups) * static_cast<unsigned>(g.output);
     y_ = static_cast<unsigned>(tile.group * g.out_channels + first_channel + warp_) * static_cast<unsigned>(g.output);
-    first_output_ = tile.row * g.tile_rows * g.stride;
+    first_output_ = (p.w.first_row + tile.row * g.tile_rows) * g.stride;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const WeightColumn column = weight_column<C>(p, tile, column_of_thread(w, warpgroup, half, thread));

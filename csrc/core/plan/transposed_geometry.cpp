@@ -96,7 +96,7 @@ bool set_stages(int element, bool split, int chunk_taps, const TransposedTile& t
   t->w.slots_before = int((std::int64_t{g.tap_blocks} * g.chunk_taps - g.taps) * g.input_step);  // that taps which do not exist would read
   const std::int64_t packed_slots = t->w.slots_before + std::int64_t{g.row_tiles} * g.tile_rows + g.halo;
   if (packed_slots > std::numeric_limits<std::int32_t>::max()) return false;
-  t->w.packed_slots = int(packed_slots);
+  t->w.packed_slots = int(packed_slots), t->w.ranges = 1;
   if (t->w.parts.divisor() > 1) t->w.pieces = g.chunk_taps, t->w.tap_offset = channels * t->w.pitch;
   const std::int64_t weight_bytes = round_up(std::int64_t{t->w.pieces} * channels * t->w.pitch * element, 128);
   const std::int64_t x_bytes = round_up(std::int64_t{g.slots} * 4 * (split ? 2 : 1) * tile.words, 128);
@@ -141,7 +141,7 @@ bool make_transposed_geometry(const Problem& problem, Precision precision, const
   TransposedGeometry t{};
   ImplicitGeometry& g = t.g;
   set_problem(problem, &g);
-  if (g.fill || problem.input_elements() > problem.weight_elements() || !set_samples(element, &g)) return false;
+  if (g.fill || problem.input_elements() > kMostRanges * problem.weight_elements() || !set_samples(element, &g)) return false;
   // The stores count bytes of y and places in its rows in 32 bits, and go from one sample into the next at most once for eight positions.
   if (problem.output_elements() * element > std::numeric_limits<std::uint32_t>::max() || g.output > (1 << 29) || g.padding > (1 << 29)) return false;
   if (g.batch > 1 && g.sample_rows.divisor() < 8) return false;
@@ -161,6 +161,29 @@ bool make_transposed_geometry(const Problem& problem, Precision precision, const
   if (!set_order(traits, &t)) return false;
   *geometry = t;
   return true;
+}
+
+bool set_ranges(Precision precision, const TransposedTile& tile, std::int64_t most_bytes, TransposedGeometry* t) {
+  const ImplicitGeometry& g = t->g;
+  const int most = t->w.splits > 1 ? 1 : std::min(kMostRanges, g.row_tiles);
+  for (t->w.ranges = 1; t->w.ranges <= most; ++t->w.ranges) {
+    t->w.packed_slots = int(t->w.slots_before + ceil_div(g.row_tiles, t->w.ranges) * g.tile_rows + g.halo);
+    if (packed_positions_bytes(precision, tile, *t) <= most_bytes) return true;
+  }
+  return false;
+}
+
+TransposedGeometry range_of(const TransposedGeometry& t, int range) {
+  TransposedGeometry result = t;
+  ImplicitGeometry& g = result.g;
+  if (t.w.ranges == 1) return result;
+  const int tiles = int(ceil_div(t.g.row_tiles, t.w.ranges)), first = std::min(range * tiles, t.g.row_tiles);
+  g.row_tiles = std::min(tiles, t.g.row_tiles - first);
+  g.tiles = g.row_tiles * g.all_column_tiles;
+  g.blocks = std::min(t.g.blocks, g.tiles);
+  if (!g.columns_first) g.tile_divisor = FastDiv<std::int32_t>(std::max(g.row_tiles, 1));
+  result.w.first_row = first * g.tile_rows;
+  return result;
 }
 
 std::int64_t packed_positions_bytes(Precision precision, const TransposedTile& tile, const TransposedGeometry& t) {

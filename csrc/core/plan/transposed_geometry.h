@@ -13,6 +13,8 @@
 
 namespace convt_gemm {
 
+/// Most parts that the rows of the product are done in.
+inline constexpr int kMostRanges = 8;
 /// Columns of weights that a warpgroup has, and threads of a block that load.
 inline constexpr int kGroupColumns = 64, kTransposedLoading = kWarpgroup;
 
@@ -57,6 +59,9 @@ struct WeightTiles {
   // slot i - slots_before in the numbering of ImplicitGeometry.
   int packed_slots;
   int slots_before;
+  // Where it would take more memory than it may, rows (row tiles) are done in ranges, one after the other, each with its part of x.
+  int ranges;
+  int first_row;  ///< of the range that a launch has
 };
 
 struct TransposedGeometry {
@@ -65,10 +70,16 @@ struct TransposedGeometry {
 };
 
 /// Works out the geometry, or says false where the tile cannot serve the problem: more than one axis, channels_last, outputs without taps,
-/// rows of weights that are not multiples of 16 bytes, more of x than of weights, sizes beyond 32 bits, stages that do not fit shared memory, or
+/// rows of weights that are not multiples of 16 bytes, much more of x than of weights, sizes beyond 32 bits, stages that do not fit shared memory, or
 /// more splits than pay.
 bool make_transposed_geometry(const Problem& problem, Precision precision, const TransposedTile& tile, int splits,
                               const DeviceTraits& traits, TransposedGeometry* geometry);
+
+/// Cuts rows into as few ranges as it takes that one's x is at most `most_bytes`; false if that cannot be, or if the depth is split.
+bool set_ranges(Precision precision, const TransposedTile& tile, std::int64_t most_bytes, TransposedGeometry* geometry);
+
+/// What the launch of range `range` is given.
+TransposedGeometry range_of(const TransposedGeometry& geometry, int range);
 
 /// Bytes of x in the workspace.
 std::int64_t packed_positions_bytes(Precision precision, const TransposedTile& tile, const TransposedGeometry& geometry);

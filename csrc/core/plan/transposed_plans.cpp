@@ -39,10 +39,11 @@ void predict(const Problem& problem, const TransposedInstance& instance, const T
   const double tile = kStart + chunks * chunk + position * positions;
   // The blocks of a cluster are in one part of the chip, whose multiprocessors are no multiple of four: some are left over.
   const std::int64_t at_once = t.w.splits <= 2 ? traits.multiprocessors / t.w.splits : traits.multiprocessors * 10 / (11 * t.w.splits);
-  const double waves = double(ceil_div(std::int64_t{g.tiles}, std::max<std::int64_t>(at_once, 1)));
+  double waves = 0;
+  for (int range = 0; range < t.w.ranges; ++range) waves += double(ceil_div(std::int64_t{range_of(t, range).g.tiles}, std::max<std::int64_t>(at_once, 1)));
   const double between = t.w.splits > 1 ? (waves - 1) * kNextCluster : 0;
   const double memory = plan->bytes / kCopyBandwidth;
-  plan->predicted_seconds = kLaunch + std::max((waves * tile + between) / kClock, memory);
+  plan->predicted_seconds = kLaunch * t.w.ranges + std::max((waves * tile + between) / kClock, memory);
 }
 
 bool serves(const TransposedInstance& instance, const Problem& problem, Precision precision) {
@@ -76,12 +77,11 @@ void append_transposed_plans(const Problem& problem, const DeviceTraits& traits,
     for (const int splits : {1, 2, 4, 8}) {
       TransposedGeometry geometry;
       if (!make_transposed_geometry(problem, plan.precision, instance.tile, splits, traits, &geometry)) continue;
-      const std::int64_t packed = packed_positions_bytes(plan.precision, instance.tile, geometry);
       // No more than weights would be, were they put into order instead.
       const std::int64_t weights = problem.weight_elements() * std::int64_t(size_of(problem.dtype)) * (instance.precision == Precision::tf32x3 ? 2 : 1);
-      if (packed > std::min(weights, options.workspace_limit)) continue;
+      if (!set_ranges(plan.precision, instance.tile, std::min(weights, options.workspace_limit), &geometry)) continue;
       plan.splits = splits;
-      plan.workspace_bytes = std::size_t(packed);
+      plan.workspace_bytes = std::size_t(packed_positions_bytes(plan.precision, instance.tile, geometry));
       predict(problem, instance, geometry, traits, &plan);
       plans->push_back(plan);
     }
@@ -99,7 +99,7 @@ Status transposed_geometry_of(const Problem& problem, const Plan& plan, Transpos
   traits.multiprocessors = plan.multiprocessors;
   const bool fits = serves(instance, problem, plan.precision) && runs_on(plan.compute_capability) && plan.multiprocessors > 0 && plan.splits > 0 &&
                     plan.splits <= 8 && make_transposed_geometry(problem, plan.precision, instance.tile, plan.splits, traits, geometry) &&
-                    packed_positions_bytes(plan.precision, instance.tile, *geometry) <= std::int64_t(plan.workspace_bytes);
+                    set_ranges(plan.precision, instance.tile, std::int64_t(plan.workspace_bytes), geometry);
   if (fits) return {};
   return Status::invalid("expected a plan that was made for " + to_string(problem) + ", but got " + plan.name() + " of another problem");
 }

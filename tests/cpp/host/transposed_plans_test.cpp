@@ -72,8 +72,17 @@ TEST(TransposedGeometry, HasEveryColumnOnceAndEveryPositionInReach) {
         for (int tap_block : {0, g.tap_blocks - 1}) {
           const int before_first = g.halo - ((tap_block + 1) * g.chunk_taps - 1) * g.input_step + t.w.slots_before;
           EXPECT_GE(before_first, 0);
-          EXPECT_LE(before_first + std::int64_t{g.row_tiles} * g.tile_rows + (g.chunk_taps - 1) * g.input_step, t.w.packed_slots);
+          EXPECT_LE(before_first + std::int64_t{range_of(t, 0).g.row_tiles} * g.tile_rows + (g.chunk_taps - 1) * g.input_step, t.w.packed_slots);
         }
+        int row_tiles = 0, tiles = 0;  // of the ranges
+        for (int range = 0; range < t.w.ranges; ++range) {
+          const TransposedGeometry part = range_of(t, range);
+          EXPECT_EQ(part.w.first_row, row_tiles * g.tile_rows);
+          EXPECT_LE(part.g.row_tiles, range_of(t, 0).g.row_tiles);
+          row_tiles += part.g.row_tiles, tiles += part.g.tiles;
+        }
+        EXPECT_EQ(row_tiles, g.row_tiles);
+        EXPECT_EQ(tiles, g.tiles);
         EXPECT_GE(std::int64_t{g.row_tiles} * g.tile_rows, g.batch * g.sample_rows.divisor());
         // Shared memory: a column's last tap is in its channel's piece of the stage, and everything is in the block's.
         if (t.w.parts.divisor() == 1) {
@@ -93,6 +102,23 @@ TEST(TransposedGeometry, HasEveryColumnOnceAndEveryPositionInReach) {
   EXPECT_GT(served, 100);
 }
 
+/// dac-24k block1: x is larger than the weights.
+TEST(TransposedPlans, DoRowsInRangesWhereMemoryIsLess) {
+  const Problem problem = make_problem(1, 768, 384, {{6000, 10, 5, 3, 1}}, 1, true);
+  for (const Plan& plan : plans_of(problem)) {
+    TransposedGeometry t{};
+    ASSERT_TRUE(transposed_geometry_of(problem, plan, &t).ok());
+    EXPECT_EQ(t.w.ranges, 2) << plan.name();
+    EXPECT_EQ(plan.splits, 1);
+    EXPECT_LE(plan.workspace_bytes, 4u * 768 * 384 * 10);
+  }
+  Plan chosen;
+  PlanOptions options;
+  options.precision = Precision::tf32;
+  ASSERT_TRUE(choose_plan(problem, gpu(), options, &chosen).ok());
+  EXPECT_NE(chosen.name().find("_transposed_"), std::string::npos) << chosen.name();
+}
+
 TEST(TransposedPlans, RefuseWhatTheyDoNotServe) {
   const Problem problem = make_problem(1, 512, 256, {{800, 20, 10, 5}}, 1, true);
   EXPECT_FALSE(plans_of(problem).empty());
@@ -104,7 +130,7 @@ TEST(TransposedPlans, RefuseWhatTheyDoNotServe) {
   other = problem;
   other.dtype = DType::float64;
   EXPECT_TRUE(plans_of(other).empty());
-  EXPECT_TRUE(plans_of(make_problem(1, 512, 256, {{8000, 20, 10, 5}})).empty()) << "more of x than of weights";
+  EXPECT_TRUE(plans_of(make_problem(1, 512, 256, {{80000, 20, 10, 5}})).empty()) << "much more of x than of weights";
   EXPECT_TRUE(plans_of(make_problem(1, 512, 255, {{80, 19, 10, 5}})).empty()) << "rows of weights that are not aligned";
   EXPECT_TRUE(plans_of(make_problem(1, 512, 256, {{80, 3, 4}})).empty()) << "outputs without taps";
   EXPECT_TRUE(plans_of(make_problem(1, 512, 256, {{8, 4, 2, 1}, {8, 4, 2, 1}})).empty()) << "two axes";

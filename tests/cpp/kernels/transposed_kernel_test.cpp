@@ -69,15 +69,19 @@ Bytes run(const TransposedKernel& kernel, const Problem& problem, const Operands
              bias = guarded(encode(problem.dtype, operands.bias));
   const emulator::GuardedMemory y(std::size_t(problem.output_elements()) * size_of(problem.dtype));
   const emulator::GuardedMemory workspace(std::size_t(packed_positions_bytes(kernel.instance.precision, kernel.instance.tile, geometry)), 16);
-  implicit::TransposedParams params{};
-  params.g = geometry.g, params.w = geometry.w;
-  params.x = x->data(), params.weight = weight->data(), params.bias = problem.bias ? bias->data() : nullptr;
-  params.y = workspace.data();
-  emulator::launch({unsigned((params.w.packed_slots - 1) / kWarpgroup + 1), unsigned(params.g.channel_blocks * kernel.pack_blocks), unsigned(params.g.groups)},
-                   {kWarpgroup}, 0, options, [&] { kernel.pack(params); });
-  params.x = workspace.data(), params.y = y.data();
-  emulator::launch({unsigned(params.g.blocks)}, {unsigned(kernel.instance.tile.multiplying() + kTransposedLoading)}, std::size_t(params.g.shared_bytes), options,
-                   [&] { kernel.multiply(params); }, unsigned(params.w.splits));
+  for (int range = 0; range < geometry.w.ranges; ++range) {
+    const TransposedGeometry part = range_of(geometry, range);
+    if (part.g.tiles == 0) break;
+    implicit::TransposedParams params{};
+    params.g = part.g, params.w = part.w;
+    params.x = x->data(), params.weight = weight->data(), params.bias = problem.bias ? bias->data() : nullptr;
+    params.y = workspace.data();
+    emulator::launch({unsigned((params.w.packed_slots - 1) / kWarpgroup + 1), unsigned(params.g.channel_blocks * kernel.pack_blocks), unsigned(params.g.groups)},
+                     {kWarpgroup}, 0, options, [&] { kernel.pack(params); });
+    params.x = workspace.data(), params.y = y.data();
+    emulator::launch({unsigned(params.g.blocks)}, {unsigned(kernel.instance.tile.multiplying() + kTransposedLoading)}, std::size_t(params.g.shared_bytes),
+                     options, [&] { kernel.multiply(params); }, unsigned(params.w.splits));
+  }
   return Bytes(y.data(), y.data() + y.bytes());
 }
 
@@ -86,12 +90,14 @@ Problem in(Problem problem, const TransposedKernel& kernel) {
   return problem;
 }
 
-/// Whether the kernel's tile can serve the problem with so many splits; runs it if so.
+/// Whether the kernel's tile can serve the problem with so many splits, and in ranges if there is only a part `memory` of what x takes; runs it if so.
 bool expect_exact(const Problem& base, const TransposedKernel& kernel, int splits, int multiprocessors,
-                  const std::vector<emulator::Options>& every_options) {
+                  const std::vector<emulator::Options>& every_options, double memory = 1) {
   const Problem problem = in(base, kernel);
   TransposedGeometry geometry;
   if (!make_transposed_geometry(problem, kernel.instance.precision, kernel.instance.tile, splits, traits(multiprocessors), &geometry)) return false;
+  const std::int64_t bytes = packed_positions_bytes(kernel.instance.precision, kernel.instance.tile, geometry);
+  if (memory < 1 && (!set_ranges(kernel.instance.precision, kernel.instance.tile, std::int64_t(double(bytes) * memory), &geometry) || geometry.w.ranges < 2)) return false;
   const Operands operands = integer_operands(problem);
   std::vector<double> expected(std::size_t(problem.output_elements()));
   reference_forward(problem, operands.input.data(), operands.weight.data(), operands.bias.data(), expected.data());
@@ -109,6 +115,17 @@ bool expect_exact(const Problem& base, const TransposedKernel& kernel, int split
 }
 
 class TransposedKernels : public ::testing::TestWithParam<TransposedKernel> {};
+
+/// Rows in ranges, the last of which is shorter, with a sample that two of them have a part of.
+TEST_P(TransposedKernels, DoRangesOneAfterTheOther) {
+  const TransposedKernel& kernel = GetParam();
+  const int positions = kernel.instance.tile.positions;
+  for (const bool many_columns : {false, true}) {
+    const Problem problem = make_problem(3, 20, many_columns ? 40 : 12, {{positions + 7, 10, 5, 3}}, 1, true);
+    EXPECT_TRUE(expect_exact(problem, kernel, 1, 2, {{}, {emulator::Order::starve, emulator::Completion::late, 5}}, 0.8));
+    EXPECT_TRUE(expect_exact(problem, kernel, 1, 1, {{}}, 0.5));
+  }
+}
 
 TEST_P(TransposedKernels, GiveTheReference) {
   for (const Problem& problem : {
