@@ -4,6 +4,7 @@
 
 #include "plan/arithmetic.h"
 #include "plan/cpu_schedule.h"
+#include "plan/work.h"
 
 namespace convt_gemm {
 namespace {
@@ -87,17 +88,14 @@ bool shrink(const Problem& problem, Piece* piece) {
 }
 
 void predict(const Problem& problem, const CpuSchedule& schedule, int threads, Plan* plan) {
-  const double size = double(size_of(problem.dtype)), accumulator = double(accumulator_size(problem.dtype));
-  const double tensors =
-      size * (double(problem.input_elements()) + double(problem.weight_elements()) + double(problem.output_elements()));
+  const double accumulator = double(accumulator_size(problem.dtype)), tensors = tensor_bytes(problem);
   const double leads = double(schedule.rows_per_channel) * double(problem.out_channels) * double(problem.batch);
   double positions = 1;
   for (int a = 0; a < kMaxAxes; ++a) positions *= double(steps(problem, a));
   plan->bytes =
       tensors +
       2 * accumulator * (leads * positions + double(problem.input_elements()) + double(problem.weight_elements()));
-  plan->flops = 2.0 * double(problem.batch) * double(problem.input_positions()) * double(problem.in_channels) *
-                double(problem.group_out_channels()) * double(problem.taps());
+  plan->flops = flops_of(problem);
   const double rate = kCoreFlops * threads / (problem.dtype == DType::float64 ? 2 : 1);
   plan->predicted_seconds = kCallSeconds + std::max(plan->flops / rate, tensors / (kMemoryBandwidth * threads));
 }

@@ -8,11 +8,12 @@
 #include "plan/direct_plans.h"
 #include "plan/gemm_tile.h"
 #include "plan/implicit_plans.h"
+#include "plan/pieces.h"
 #include "plan/transposed_plans.h"
 #include "plan/transposed_table.h"
 #include "plan/window_plans.h"
 #include "plan/window_table.h"
-#include "plan/pieces.h"
+#include "plan/work.h"
 
 namespace convt_gemm {
 namespace {
@@ -73,8 +74,7 @@ Plan column_plan(const Problem& problem, const PlanOptions& options) {
   // Whole units of the workspace's alignment, so that rounding up stays within the limit.
   plan.piece = cut(problem, options.workspace_limit / kWorkspaceUnit * kWorkspaceUnit / element);
   plan.workspace_bytes = std::size_t(round_up(column_elements(problem, plan.piece) * element, kWorkspaceUnit));
-  plan.flops = 2.0 * problem.batch * problem.input_positions() * problem.in_channels * problem.group_out_channels() *
-               problem.taps();
+  plan.flops = flops_of(problem);
   return plan;
 }
 
@@ -83,8 +83,7 @@ void predict(const Problem& problem, const GemmTile* tile, Plan* plan) {
   const double item = double(size_of(problem.dtype));
   const double columns = double(problem.batch) * problem.out_channels * problem.taps() * problem.input_positions() *
                          double(column_size(problem.dtype));
-  const double tensors = item * (double(problem.input_elements()) + double(problem.output_elements()));
-  plan->bytes = tensors + item * problem.weight_elements() + 2 * columns;
+  plan->bytes = tensor_bytes(problem) + 2 * columns;
 
   double flops = plan->flops;
   if (tile != nullptr) {

@@ -4,6 +4,7 @@
 
 #include "plan/arithmetic.h"
 #include "plan/direct_columns.h"
+#include "plan/work.h"
 #include "util/residues.h"
 
 namespace convt_gemm {
@@ -41,10 +42,8 @@ double terms_of(const Problem& problem) {
 }
 
 void count(const Problem& problem, Plan* plan) {
-  const double elements = double(problem.input_elements()) + double(problem.weight_elements()) + double(problem.output_elements());
-  plan->bytes = double(size_of(problem.dtype)) * elements;
-  plan->flops = 2.0 * double(problem.batch) * double(problem.input_positions()) * double(problem.in_channels) *
-                double(problem.group_out_channels()) * double(problem.taps());
+  plan->bytes = tensor_bytes(problem);
+  plan->flops = flops_of(problem);
 }
 
 void predict_gather(const Problem& problem, Plan* plan) {

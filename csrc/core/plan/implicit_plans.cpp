@@ -5,6 +5,7 @@
 
 #include "plan/arithmetic.h"
 #include "plan/window_table.h"
+#include "plan/work.h"
 
 namespace convt_gemm {
 namespace {
@@ -61,9 +62,8 @@ double load_raw_chunk(const ImplicitTile& tile, const ImplicitGeometry& g) {
 void predict(const Problem& problem, const ImplicitInstance& instance, const ImplicitGeometry& g, Plan* plan) {
   const double item = double(size_of(problem.dtype));
   const double weight = item * double(problem.weight_elements());
-  plan->bytes = item * double(problem.input_elements() + problem.output_elements()) + weight;
-  plan->flops = 2.0 * double(problem.batch) * double(problem.input_positions()) * double(problem.in_channels) *
-                double(problem.group_out_channels()) * double(problem.taps());
+  plan->bytes = tensor_bytes(problem);
+  plan->flops = flops_of(problem);
 
   const ImplicitTile& tile = instance.tile;
   const bool split = instance.precision == Precision::tf32x3;

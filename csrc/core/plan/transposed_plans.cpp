@@ -5,6 +5,7 @@
 
 #include "plan/arithmetic.h"
 #include "plan/transposed_table.h"
+#include "plan/work.h"
 
 namespace convt_gemm {
 namespace {
@@ -24,10 +25,8 @@ constexpr double kCopyBandwidth = 4.28e12;   // bytes/s
 
 void predict(const Problem& problem, const TransposedInstance& instance, const TransposedGeometry& t, const DeviceTraits& traits, Plan* plan) {
   const ImplicitGeometry& g = t.g;
-  const double item = double(size_of(problem.dtype));
-  plan->bytes = item * double(problem.input_elements() + problem.output_elements() + problem.weight_elements());
-  plan->flops = 2.0 * double(problem.batch) * double(problem.input_positions()) * double(problem.in_channels) *
-                double(problem.group_out_channels()) * double(problem.taps());
+  plan->bytes = tensor_bytes(problem);
+  plan->flops = flops_of(problem);
   const int positions = instance.tile.positions;
   const bool split = instance.precision == Precision::tf32x3;
   const double chunks = double(g.chunks) / t.w.splits;

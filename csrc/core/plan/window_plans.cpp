@@ -5,6 +5,7 @@
 
 #include "plan/arithmetic.h"
 #include "plan/window_table.h"
+#include "plan/work.h"
 
 namespace convt_gemm {
 namespace {
@@ -20,10 +21,8 @@ constexpr double kMemorySlack = 1.1;        // times the least time of memory
 constexpr double kOverlap = 2.38;           // the power mean of work and memory, as of the other fused kernels
 
 void predict(const Problem& problem, const ImplicitInstance& instance, const ImplicitGeometry& g, Plan* plan) {
-  const double item = double(size_of(problem.dtype));
-  plan->bytes = item * double(problem.input_elements() + problem.output_elements() + problem.weight_elements());
-  plan->flops = 2.0 * double(problem.batch) * double(problem.input_positions()) * double(problem.in_channels) *
-                double(problem.group_out_channels()) * double(problem.taps());
+  plan->bytes = tensor_bytes(problem);
+  plan->flops = flops_of(problem);
   const ImplicitTile& tile = instance.tile;
   const double products = double(g.taps) * g.sets * tile.row_blocks * std::max(kLeastProduct, tile.columns / g.sets / 2) *
                           (instance.precision == Precision::tf32x3 ? 3 : 1);  // cycles of a step
