@@ -2,7 +2,7 @@
 // The kernel of windows: each warpgroup that multiplies has tiles and a ring of stages of its own, which one lane fills; weights stay in shared memory.
 #include "implicit/producer.cuh"
 #include "implicit/window_multiply.cuh"
-#include "implicit/window_params.h"
+#include "implicit/window_params.cuh"
 #include "implicit/window_store.cuh"
 
 namespace convt_gemm::implicit {
