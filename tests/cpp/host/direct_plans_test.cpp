@@ -201,11 +201,10 @@ TEST(DirectPlans, LeaveManyColumnsToWindows) {
   for (DType dtype : {DType::float32, DType::bfloat16}) {
     Problem problem = case_named("hifi-gan-v2.ups.3");
     problem.dtype = dtype;
-    PlanOptions options;
-    options.precision = dtype == DType::float32 ? Precision::tf32 : Precision::ieee;
-    Plan best;
-    ASSERT_TRUE(choose_plan(problem, cuda(), options, &best).ok());
-    EXPECT_EQ(best.name(), std::string("direct_") + name_of(dtype));
+    const std::vector<Plan> plans = direct_plans(problem, dtype == DType::float32 ? Precision::tf32 : Precision::ieee);
+    ASSERT_FALSE(plans.empty());
+    const auto faster = [](const Plan& a, const Plan& b) { return a.predicted_seconds < b.predicted_seconds; };
+    EXPECT_EQ(std::min_element(plans.begin(), plans.end(), faster)->name(), std::string("direct_") + name_of(dtype));
   }
 }
 
