@@ -52,8 +52,7 @@ __device__ __forceinline__ void implicit_gemm_transposed(const TransposedParams&
       Exchange<C>(memory, static_cast<int>(threadIdx.x)).put(sums);
       gpu::cluster_barrier();  // everybody's sums are there
       store_share<C>(p, memory, at.tile, warpgroup, thread, biases);
-      gpu::cluster_arrive_relaxed();  // and have been read
-      gpu::cluster_wait();
+      gpu::cluster_barrier();  // and have been read
     }
   }
 }

@@ -43,9 +43,9 @@ inline constexpr int kNoTile = -1;
 
 /// Fills a team's ring for all its tiles; by one lane.
 template <class C>
-__device__ __forceinline__ void produce_windows(const WindowParams& params, const Shared& shared) {
+__device__ __forceinline__ void produce_windows(const WindowParams& params, const Shared& shared, const TileRange& range) {
   const ImplicitGeometry& g = params.p.g;
-  WindowTiles tiles(params, TileRange(g, shared.team));
+  WindowTiles tiles(params, range);
   RingPosition ring;
   for (; tiles.number() < g.tiles;) {
     const int next = tiles.next();
@@ -91,7 +91,8 @@ __device__ __forceinline__ void implicit_gemm_windows(const WindowParams& params
   __syncthreads();
   if (warpgroup >= C::kWarpgroups) {
     gpu::give_registers_back<WindowRegisters<C>::kLoading>();
-    if (shared.team < g.teams && gpu::elect()) produce_windows<C>(params, shared);
+    const TileRange range(g, shared.team);  // by all lanes: it shuffles
+    if (shared.team < g.teams && gpu::elect()) produce_windows<C>(params, shared, range);
     return;
   }
   gpu::take_registers<WindowRegisters<C>::kMultiplying>();

@@ -35,10 +35,11 @@ Status launch_windows(const Params& p, void* workspace, cudaStream_t stream) {
   const auto kernel = implicit_gemm_windows_kernel<C>;
   const std::int64_t counters = window_workspace_bytes(p.g);
   WindowParams params{p, {}, counters > 0 ? static_cast<int*>(workspace) : nullptr};
-  const Status status = make_x_map<C>(p.g, p.x, &params.x_map);
-  if (!status.ok()) return status;
+  // First of all a call that gives the thread the device's context, which the driver's own function wants.
   cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, p.g.shared_bytes);
   if (error != cudaSuccess) return checked("implicit GEMM: shared memory", error);
+  const Status status = make_x_map<C>(p.g, p.x, &params.x_map);
+  if (!status.ok()) return status;
   if (counters > 0) error = cudaMemsetAsync(workspace, 0, static_cast<std::size_t>(counters), stream);
   if (error != cudaSuccess) return checked("implicit GEMM: cudaMemsetAsync", error);
   kernel<<<static_cast<unsigned>(p.g.blocks), C::kThreads, static_cast<std::size_t>(p.g.shared_bytes), stream>>>(params);

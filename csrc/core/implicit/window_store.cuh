@@ -62,7 +62,7 @@ struct WindowStore {
     Element* to[kLines];         // what is stored of the first group of row blocks
     int channels[kLineColumns];  // of the first set
 #pragma unroll
-    for (int odd = 0; odd < kLineColumns; ++odd) channels[odd] = channel_of(0, odd) - (kForm == Form::halves ? 0 : g.class_channel[0]);
+    for (int odd = 0; odd < kLineColumns; ++odd) channels[odd] = channel_of(0, odd);
 #pragma unroll
     for (int line = 0; line < kLines; ++line) {
       const int set = line / kLineColumns, odd = line % kLineColumns;
@@ -78,7 +78,7 @@ struct WindowStore {
         for (int group = 0; group < kGroups; ++group) {
           float values[4];
           outputs(sums, group, set, odd, eight, bias, values);
-          if (channels[odd] + eight * g.channel_step >= g.out_channels) continue;  // channels of a class exist together
+          if (channels[odd] + eight * g.channel_step >= g.out_channels) continue;  // all classes have as many channels
           Element* const at = to[line] + group * (8 * 4);
           if constexpr (kWhole) {
             store_four(at, values);

@@ -70,7 +70,7 @@ bool set_rows(int vector, const ImplicitTile& tile, ImplicitGeometry* g) {
   g->halo = tile.window.before(vector);
   const std::int64_t tiles = ceil_div(positions, g->tile_rows);
   constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max() - (1 << 20);
-  if (positions > kMost || tiles > kMost / g->batch) return false;
+  if (g->input > kMost || g->first_position + positions > kMost || tiles > kMost / g->batch) return false;
   g->positions = int(positions);
   g->sample_tiles = FastDiv<std::int32_t>(tiles);
   g->row_tiles = int(tiles * g->batch);

@@ -109,12 +109,14 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Values(NamedProblem{"neighbours", make_problem(3, 37, 138, {{1400, 3, 1}}, 1, true)},
                       NamedProblem{"neighbours_apart", make_problem(2, 21, 66, {{1032, 5, 1, 0, 0, 3}})},
                       NamedProblem{"gaps", make_problem(3, 33, 72, {{1000, 3, 2, 1, 0, 2}}, 1, true)},
+                      NamedProblem{"gaps_of_other_classes", make_problem(2, 16, 16, {{1000, 3, 2, 2, 0, 2}}, 2, true)},
                       NamedProblem{"gaps_of_even_rows", make_problem(2, 8, 24, {{520, 3, 2, 1, 1, 2}}, 1, true)},
                       NamedProblem{"halves", make_problem(2, 100, 96, {{904, 4, 2, 1}}, 1, true)},
                       NamedProblem{"halves_without_a_tap", make_problem(5, 16, 10, {{208, 3, 2, 1, 1}}, 1, true)},
                       NamedProblem{"halves_of_groups", make_problem(2, 32, 64, {{400, 4, 2, 1}}, 2, true)},
                       NamedProblem{"pairs", make_problem(2, 70, 34, {{1208, 4, 2}}, 1, true)},
-                      NamedProblem{"short_samples", make_problem(70, 9, 8, {{16, 4, 2, 1}})}),
+                      NamedProblem{"short_samples", make_problem(70, 9, 8, {{16, 4, 2, 1}})},
+                      NamedProblem{"tiles_taken_in_order", make_problem(4300, 9, 8, {{16, 4, 2, 1}}, 1, true)}),
     ProblemName());
 
 /// More products than one batched call or grid takes, and positions that end just below 2^31.

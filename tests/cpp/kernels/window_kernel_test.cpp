@@ -136,6 +136,25 @@ TEST_P(WindowKernels, GiveTheReference) {
   EXPECT_TRUE(expect_exact(problem_for(kernel, 50, 9, 8, 16), kernel, 1, {{emulator::Order::starve, emulator::Completion::random, 7}}));
 }
 
+/// Other paddings, output paddings and kernels: channels begin at other places of a sector, residues are other ones, taps are missing; fewer channels than a tile has.
+TEST_P(WindowKernels, BeginAnywhereInASector) {
+  const WindowKernel& kernel = GetParam();
+  int served = 0;
+  for (std::int64_t padding = 0; padding < 10; ++padding) {
+    for (const bool other : {false, true}) {  // an output more at even strides, and a tap less
+      Problem problem = problem_for(kernel, 2, 3, padding % 2 == 0 ? 8 : 16, 272, padding % 3 == 0 ? 1 : 2 - int(padding % 2));
+      problem.in_channels *= problem.groups;
+      Axis& axis = problem.axis(0);
+      axis.padding = padding;
+      if (other && axis.stride == 1) continue;
+      if (other) axis.output_padding = 1;
+      if (other && kernel.instance.tile.window.form != Form::gaps) axis.kernel -= 1;
+      served += expect_exact(problem, kernel, 4, {{emulator::Order::starve, emulator::Completion::late, 5}});
+    }
+  }
+  EXPECT_GE(served, kernel.instance.tile.window.form == Form::gaps ? 10 : 2);
+}
+
 TEST_P(WindowKernels, DoNotDependOnTheOrderOfThreads) {
   const WindowKernel& kernel = GetParam();
   const int depth = 3 * kernel.instance.tile.words * int(4 / size_of(kernel.instance.dtype)) + 1;
