@@ -54,7 +54,6 @@ Status launch_transposed(const TransposedParams& p, void* packed, cudaStream_t s
   if (error != cudaSuccess) return checked("implicit GEMM: shared memory", error);
   for (int range = 0; range < p.w.ranges; ++range) {
     const TransposedGeometry geometry = range_of({p.g, p.w}, range);
-    if (geometry.g.tiles == 0) break;  // there are fewer ranges
     TransposedParams params = p;
     params.g = geometry.g, params.w = geometry.w;
     const Status status = launch_range<C>(params, packed, stream);

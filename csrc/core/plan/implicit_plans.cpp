@@ -4,11 +4,14 @@
 #include <cmath>
 
 #include "plan/arithmetic.h"
+#include "plan/fused_plans.h"
 #include "plan/window_table.h"
 #include "plan/work.h"
 
 namespace convt_gemm {
 namespace {
+
+using namespace fused_plans;
 
 // The model's constants, fitted to 709 measured times of these kernels (23 problems, every instance) on one H200 with 132
 // multiprocessors at 1.75 GHz; see implicit/PERFORMANCE.md. They predict a time within 13 % (root mean square); the plan that they choose
@@ -91,24 +94,8 @@ void predict(const Problem& problem, const ImplicitInstance& instance, const Imp
   }
 }
 
-bool runs_on(Family family, int compute_capability) {
-#ifdef CONVT_GEMM_NO_SM90A
-  if (family == Family::sm90) return false;  // the build left these kernels out
-#endif
-  return family == Family::sm90 ? compute_capability == 90 : compute_capability >= 80;
-}
-
 bool serves(const ImplicitInstance& instance, const Problem& problem, Precision precision) {
-  return instance.dtype == problem.dtype && instance.layout == problem.layout &&
-         (problem.dtype != DType::float32 || instance.precision == precision);
-}
-
-DeviceTraits traits_of(const Plan& plan) {
-  DeviceTraits traits;
-  traits.device = Device::cuda;
-  traits.compute_capability = plan.compute_capability;
-  traits.multiprocessors = plan.multiprocessors;
-  return traits;
+  return forms_products(instance, problem, precision) && instance.layout == problem.layout;
 }
 
 }  // namespace
@@ -118,16 +105,7 @@ void append_implicit_plans(const Problem& problem, const DeviceTraits& traits, c
   for (std::size_t row = 0; row < kImplicitInstances; ++row) {
     const ImplicitInstance& instance = implicit_instances()[row];
     if (!serves(instance, problem, options.precision) || !runs_on(instance.tile.family, traits.compute_capability)) continue;
-    Plan plan;
-    plan.device = Device::cuda;
-    plan.algorithm = Algorithm::implicit_gemm;
-    plan.backend = GemmBackend::native;
-    plan.precision = instance.precision;
-    plan.dtype = problem.dtype;
-    plan.instance = int(row);
-    plan.compute_capability = traits.compute_capability;
-    plan.multiprocessors = traits.multiprocessors;
-    plan.piece = {std::max<std::int64_t>(problem.batch, 1), {problem.axes[0].output(), problem.axes[1].output(), problem.axes[2].output()}};
+    Plan plan = plan_of(instance, int(row), problem, traits);
     ImplicitGeometry geometry;
     if (!make_implicit_geometry(problem, plan.precision, instance.tile, traits, &geometry)) continue;
     for (bool packed : {false, true}) {
@@ -143,13 +121,8 @@ void append_implicit_plans(const Problem& problem, const DeviceTraits& traits, c
 }
 
 Status implicit_geometry_of(const Problem& problem, const Plan& plan, ImplicitGeometry* geometry) {
-  if (plan.instance < 0 || plan.instance >= int(kImplicitInstances)) {
-    return Status::invalid("expected plan.instance to be non-negative and below " + std::to_string(kFusedInstances) + ", but got " +
-                           std::to_string(plan.instance));
-  }
-  if (plan.device != Device::cuda || plan.dtype != problem.dtype) {
-    return Status::invalid("expected a CUDA plan for " + std::string(name_of(problem.dtype)) + ", but got " + plan.name());
-  }
+  const Status kind = check_kind(problem, plan, 0, int(kImplicitInstances), kFusedInstances);
+  if (!kind.ok()) return kind;
   const ImplicitInstance& instance = implicit_instances()[plan.instance];
   bool fits = serves(instance, problem, plan.precision) && runs_on(instance.tile.family, plan.compute_capability) &&
               plan.multiprocessors > 0 && make_implicit_geometry(problem, plan.precision, instance.tile, traits_of(plan), geometry);
@@ -157,11 +130,7 @@ Status implicit_geometry_of(const Problem& problem, const Plan& plan, ImplicitGe
     geometry->packed = plan.packed_weight;
     fits = packed_weight_bytes(*geometry) <= std::int64_t(plan.workspace_bytes);
   }
-  if (!fits) {
-    return Status::invalid("expected a plan that was made for " + to_string(problem) + ", but got " + plan.name() +
-                           " of another problem");
-  }
-  return {};
+  return fits ? Status{} : of_another_problem(problem, plan);
 }
 
 }  // namespace convt_gemm

@@ -177,11 +177,11 @@ TransposedGeometry range_of(const TransposedGeometry& t, int range) {
   TransposedGeometry result = t;
   ImplicitGeometry& g = result.g;
   if (t.w.ranges == 1) return result;
-  const int tiles = int(ceil_div(t.g.row_tiles, t.w.ranges)), first = std::min(range * tiles, t.g.row_tiles);
+  const int tiles = int(ceil_div(t.g.row_tiles, t.w.ranges)), first = range * tiles;
   g.row_tiles = std::min(tiles, t.g.row_tiles - first);
   g.tiles = g.row_tiles * g.all_column_tiles;
   g.blocks = std::min(t.g.blocks, g.tiles);
-  if (!g.columns_first) g.tile_divisor = FastDiv<std::int32_t>(std::max(g.row_tiles, 1));
+  if (!g.columns_first) g.tile_divisor = FastDiv<std::int32_t>(g.row_tiles);
   result.w.first_row = first * g.tile_rows;
   return result;
 }

@@ -4,11 +4,14 @@
 #include <cmath>
 
 #include "plan/arithmetic.h"
-#include "plan/transposed_table.h"
+#include "plan/fused_plans.h"
+#include "plan/window_table.h"
 #include "plan/work.h"
 
 namespace convt_gemm {
 namespace {
+
+using namespace fused_plans;
 
 constexpr double kClock = 1.7e9;
 constexpr double kLaunch = 4.6e-6;           // seconds, with putting x into order
@@ -45,34 +48,14 @@ void predict(const Problem& problem, const TransposedInstance& instance, const T
   plan->predicted_seconds = kLaunch * t.w.ranges + std::max((waves * tile + between) / kClock, memory);
 }
 
-bool serves(const TransposedInstance& instance, const Problem& problem, Precision precision) {
-  return instance.dtype == problem.dtype && (problem.dtype != DType::float32 || instance.precision == precision);
-}
-
-bool runs_on(int compute_capability) {
-#ifdef CONVT_GEMM_NO_SM90A
-  return false;  // the build left these kernels out
-#endif
-  return compute_capability == 90;
-}
-
 }  // namespace
 
 void append_transposed_plans(const Problem& problem, const DeviceTraits& traits, const PlanOptions& options, std::vector<Plan>* plans) {
-  if (!runs_on(traits.compute_capability)) return;
+  if (!runs_on(Family::sm90, traits.compute_capability)) return;
   for (std::size_t row = 0; row < kTransposedInstances; ++row) {
     const TransposedInstance& instance = transposed_instances()[row];
-    if (!serves(instance, problem, options.precision)) continue;
-    Plan plan;
-    plan.device = Device::cuda;
-    plan.algorithm = Algorithm::implicit_gemm;
-    plan.backend = GemmBackend::native;
-    plan.precision = instance.precision;
-    plan.dtype = problem.dtype;
-    plan.instance = int(kImplicitInstances + row);
-    plan.compute_capability = traits.compute_capability;
-    plan.multiprocessors = traits.multiprocessors;
-    plan.piece = {std::max<std::int64_t>(problem.batch, 1), {problem.axes[0].output(), problem.axes[1].output(), problem.axes[2].output()}};
+    if (!forms_products(instance, problem, options.precision)) continue;
+    Plan plan = plan_of(instance, int(kImplicitInstances + row), problem, traits);
     for (const int splits : {1, 2, 4, 8}) {
       TransposedGeometry geometry;
       if (!make_transposed_geometry(problem, plan.precision, instance.tile, splits, traits, &geometry)) continue;
@@ -88,19 +71,13 @@ void append_transposed_plans(const Problem& problem, const DeviceTraits& traits,
 }
 
 Status transposed_geometry_of(const Problem& problem, const Plan& plan, TransposedGeometry* geometry) {
-  if (plan.device != Device::cuda || plan.dtype != problem.dtype) {
-    return Status::invalid("expected a CUDA plan for " + std::string(name_of(problem.dtype)) + ", but got " + plan.name());
-  }
+  const Status kind = check_kind(problem, plan, int(kImplicitInstances), kFirstWindow, kFusedInstances);
+  if (!kind.ok()) return kind;
   const TransposedInstance& instance = transposed_instance(plan.instance);
-  DeviceTraits traits;
-  traits.device = Device::cuda;
-  traits.compute_capability = plan.compute_capability;
-  traits.multiprocessors = plan.multiprocessors;
-  const bool fits = serves(instance, problem, plan.precision) && runs_on(plan.compute_capability) && plan.multiprocessors > 0 && plan.splits > 0 &&
-                    plan.splits <= 8 && make_transposed_geometry(problem, plan.precision, instance.tile, plan.splits, traits, geometry) &&
+  const bool fits = forms_products(instance, problem, plan.precision) && runs_on(Family::sm90, plan.compute_capability) && plan.multiprocessors > 0 && plan.splits > 0 &&
+                    plan.splits <= 8 && make_transposed_geometry(problem, plan.precision, instance.tile, plan.splits, traits_of(plan), geometry) &&
                     set_ranges(plan.precision, instance.tile, std::int64_t(plan.workspace_bytes), geometry);
-  if (fits) return {};
-  return Status::invalid("expected a plan that was made for " + to_string(problem) + ", but got " + plan.name() + " of another problem");
+  return fits ? Status{} : of_another_problem(problem, plan);
 }
 
 }  // namespace convt_gemm

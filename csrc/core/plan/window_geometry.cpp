@@ -59,15 +59,13 @@ bool set_classes(const Window& window, ImplicitGeometry* g) {
 }
 
 /// false if there are more rows than the kernel counts.
-bool set_rows(int vector, const ImplicitTile& tile, ImplicitGeometry* g) {
+bool set_rows(const ImplicitTile& tile, ImplicitGeometry* g) {
   const bool gaps = tile.window.form == Form::gaps;
   // A set that is further begins with positions before the first; and with gaps an output before a position's own is stored with it.
   g->first_position = floor_div(floor_div(g->padding, g->stride) - tile.window.reach() - gaps, kLead) * kLead;
   g->first_output = g->first_position * g->stride - g->padding + g->shift;
   const std::int64_t positions = floor_div(g->output - 1 - g->first_output, g->stride) + 1 + gaps;
-  g->tile_rows = g->owned_rows = g->used_rows = g->team_rows = tile.warpgroup_rows();
-  g->team_rows_divisor = FastDiv<std::int32_t>(g->team_rows);
-  g->halo = tile.window.before(vector);
+  g->tile_rows = tile.warpgroup_rows();
   const std::int64_t tiles = ceil_div(positions, g->tile_rows);
   constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max() - (1 << 20);
   if (g->input > kMost || g->first_position + positions > kMost || tiles > kMost / g->batch) return false;
@@ -84,7 +82,6 @@ bool set_columns(const ImplicitTile& tile, ImplicitGeometry* g) {
   if (tiles * g->groups > std::numeric_limits<std::int32_t>::max() / 2) return false;
   const int columns_of_class = window.form == Form::pairs ? 2 : window.form == Form::halves ? 1 : g->classes / window.sets;  // next to each other
   g->channel_step = 8 / columns_of_class * g->classes;
-  g->column_blocks = int(tiles) * tile.columns / kColumnBlock;
   g->column_tiles = FastDiv<std::int32_t>(tiles);
   g->all_column_tiles = int(tiles * g->groups);
   return true;
@@ -95,7 +92,7 @@ bool set_memory(int element, bool split, const ImplicitTile& tile, const DeviceT
   const int parts = split ? 2 : 1, channels = tile.words * 4 / element;  // of a chunk
   g->chunk_taps = g->taps, g->tap_blocks = 1;
   g->channel_blocks = g->chunks = int(ceil_div(g->in_channels, channels));
-  g->slots = tile.window.box(g->team_rows, 16 / element);
+  g->slots = tile.window.box(g->tile_rows, 16 / element);
   g->x_bytes = g->slots * channels * element;
   const std::int64_t chunk = std::int64_t{g->taps} * tile.words * tile.columns * int(sizeof(float)) * parts;
   g->staging_bytes = tile.columns * int(sizeof(float)), g->stagings = 1;
@@ -129,13 +126,12 @@ bool make_window_geometry(const Problem& problem, Precision precision, const Imp
   const bool split = problem.dtype == DType::float32 && precision == Precision::tf32x3;
   ImplicitGeometry g{};
   set_problem(problem, &g);
-  g.raw_rows = g.resident = true;
+  g.resident = true;
   g.same[0] = g.same[1] = element == 2 ? 0x5410 : 0;  // a selection of bytes, or what is added
-  g.store = Store::direct;
   g.sets = window.sets, g.shift = window.form == Form::halves ? 1 : 0;
   g.teams = tile.warpgroups();
   g.in_turn = g.teams > 1 && std::int64_t{g.in_channels} * g.taps >= kInTurnDepth;
-  if (g.input % vector != 0 || !has_form(window, g) || !set_classes(window, &g) || !set_rows(vector, tile, &g) || !set_columns(tile, &g) ||
+  if (g.input % vector != 0 || !has_form(window, g) || !set_classes(window, &g) || !set_rows(tile, &g) || !set_columns(tile, &g) ||
       !set_memory(element, split, tile, traits, &g) || !set_order(traits, &g)) {
     return false;
   }

@@ -4,11 +4,14 @@
 #include <cmath>
 
 #include "plan/arithmetic.h"
+#include "plan/fused_plans.h"
 #include "plan/window_table.h"
 #include "plan/work.h"
 
 namespace convt_gemm {
 namespace {
+
+using namespace fused_plans;
 
 // Fitted to 40 measured times on one H200: see implicit/PERFORMANCE.md.
 constexpr double kClock = 1.75e9;
@@ -32,35 +35,15 @@ void predict(const Problem& problem, const ImplicitInstance& instance, const Imp
   plan->predicted_seconds = kLaunch + std::pow(std::pow(work, kOverlap) + std::pow(memory, kOverlap), 1 / kOverlap);
 }
 
-bool serves(const ImplicitInstance& instance, const Problem& problem, Precision precision) {
-  return instance.dtype == problem.dtype && (problem.dtype != DType::float32 || instance.precision == precision);
-}
-
-bool runs_on(int compute_capability) {
-#ifdef CONVT_GEMM_NO_SM90A
-  return false;  // the build left these kernels out
-#endif
-  return compute_capability == 90;
-}
-
 }  // namespace
 
 void append_window_plans(const Problem& problem, const DeviceTraits& traits, const PlanOptions& options, std::vector<Plan>* plans) {
-  if (!runs_on(traits.compute_capability)) return;
+  if (!runs_on(Family::sm90, traits.compute_capability)) return;
   for (std::size_t row = 0; row < kWindowInstances; ++row) {
     const ImplicitInstance& instance = window_instances()[row];
     ImplicitGeometry geometry;
-    if (!serves(instance, problem, options.precision) || !make_window_geometry(problem, instance.precision, instance.tile, traits, &geometry)) continue;
-    Plan plan;
-    plan.device = Device::cuda;
-    plan.algorithm = Algorithm::implicit_gemm;
-    plan.backend = GemmBackend::native;
-    plan.precision = instance.precision;
-    plan.dtype = problem.dtype;
-    plan.instance = kFirstWindow + int(row);
-    plan.compute_capability = traits.compute_capability;
-    plan.multiprocessors = traits.multiprocessors;
-    plan.piece = {std::max<std::int64_t>(problem.batch, 1), {problem.axes[0].output(), problem.axes[1].output(), problem.axes[2].output()}};
+    if (!forms_products(instance, problem, options.precision) || !make_window_geometry(problem, instance.precision, instance.tile, traits, &geometry)) continue;
+    Plan plan = plan_of(instance, kFirstWindow + int(row), problem, traits);
     plan.workspace_bytes = std::size_t(window_workspace_bytes(geometry));
     if (std::int64_t(plan.workspace_bytes) > options.workspace_limit) continue;
     predict(problem, instance, geometry, &plan);
@@ -69,23 +52,13 @@ void append_window_plans(const Problem& problem, const DeviceTraits& traits, con
 }
 
 Status window_geometry_of(const Problem& problem, const Plan& plan, ImplicitGeometry* geometry) {
-  if (!is_window(plan.instance) || plan.instance >= kFusedInstances) {
-    return Status::invalid("expected plan.instance to be non-negative and below " + std::to_string(kFusedInstances) + ", but got " +
-                           std::to_string(plan.instance));
-  }
-  if (plan.device != Device::cuda || plan.dtype != problem.dtype) {
-    return Status::invalid("expected a CUDA plan for " + std::string(name_of(problem.dtype)) + ", but got " + plan.name());
-  }
+  const Status kind = check_kind(problem, plan, kFirstWindow, kFusedInstances, kFusedInstances);
+  if (!kind.ok()) return kind;
   const ImplicitInstance& instance = implicit_instance(plan.instance);
-  DeviceTraits traits;
-  traits.device = Device::cuda;
-  traits.compute_capability = plan.compute_capability;
-  traits.multiprocessors = plan.multiprocessors;
-  const bool fits = serves(instance, problem, plan.precision) && runs_on(plan.compute_capability) && plan.multiprocessors > 0 &&
-                    make_window_geometry(problem, plan.precision, instance.tile, traits, geometry) &&
+  const bool fits = forms_products(instance, problem, plan.precision) && runs_on(Family::sm90, plan.compute_capability) && plan.multiprocessors > 0 &&
+                    make_window_geometry(problem, plan.precision, instance.tile, traits_of(plan), geometry) &&
                     window_workspace_bytes(*geometry) <= std::int64_t(plan.workspace_bytes);
-  if (fits) return {};
-  return Status::invalid("expected a plan that was made for " + to_string(problem) + ", but got " + plan.name() + " of another problem");
+  return fits ? Status{} : of_another_problem(problem, plan);
 }
 
 }  // namespace convt_gemm

@@ -10,6 +10,7 @@
 #include "convt_gemm/reference.h"
 #include "emulator/emulator.h"
 #include "implicit/transposed_kernel.cuh"
+#include "kernels/emulated.h"
 #include "plan/transposed_table.h"
 #include "support/dtype.h"
 #include "support/problems.h"
@@ -48,20 +49,6 @@ const std::vector<TransposedKernel>& kernels() {
   return all;
 }
 
-DeviceTraits traits(int multiprocessors) {
-  DeviceTraits traits;
-  traits.device = Device::cuda;
-  traits.compute_capability = 90;
-  traits.multiprocessors = multiprocessors;
-  return traits;
-}
-
-std::unique_ptr<emulator::GuardedMemory> guarded(const Bytes& bytes) {
-  auto memory = std::make_unique<emulator::GuardedMemory>(bytes.size());
-  std::memcpy(memory->data(), bytes.data(), bytes.size());
-  return memory;
-}
-
 /// The output's bytes; operands and workspace lie between inaccessible pages.
 Bytes run(const TransposedKernel& kernel, const Problem& problem, const Operands& operands, const TransposedGeometry& geometry,
           const emulator::Options& options) {
@@ -71,7 +58,6 @@ Bytes run(const TransposedKernel& kernel, const Problem& problem, const Operands
   const emulator::GuardedMemory workspace(std::size_t(packed_positions_bytes(kernel.instance.precision, kernel.instance.tile, geometry)), 16);
   for (int range = 0; range < geometry.w.ranges; ++range) {
     const TransposedGeometry part = range_of(geometry, range);
-    if (part.g.tiles == 0) break;
     implicit::TransposedParams params{};
     params.g = part.g, params.w = part.w;
     params.x = x->data(), params.weight = weight->data(), params.bias = problem.bias ? bias->data() : nullptr;
@@ -95,7 +81,7 @@ bool expect_exact(const Problem& base, const TransposedKernel& kernel, int split
                   const std::vector<emulator::Options>& every_options, double memory = 1) {
   const Problem problem = in(base, kernel);
   TransposedGeometry geometry;
-  if (!make_transposed_geometry(problem, kernel.instance.precision, kernel.instance.tile, splits, traits(multiprocessors), &geometry)) return false;
+  if (!make_transposed_geometry(problem, kernel.instance.precision, kernel.instance.tile, splits, hopper(multiprocessors), &geometry)) return false;
   const std::int64_t bytes = packed_positions_bytes(kernel.instance.precision, kernel.instance.tile, geometry);
   if (memory < 1 && (!set_ranges(kernel.instance.precision, kernel.instance.tile, std::int64_t(double(bytes) * memory), &geometry) || geometry.w.ranges < 2)) return false;
   const Operands operands = integer_operands(problem);
@@ -189,7 +175,7 @@ TEST_P(TransposedKernels, HaveTheErrorOfTheirArithmetic) {
   const TransposedKernel& kernel = GetParam();
   const Problem problem = in(make_problem(1, 512, 8, {{30, 4, 2, 1}}, 1, true), kernel);
   TransposedGeometry geometry;
-  ASSERT_TRUE(make_transposed_geometry(problem, kernel.instance.precision, kernel.instance.tile, 1, traits(2), &geometry));
+  ASSERT_TRUE(make_transposed_geometry(problem, kernel.instance.precision, kernel.instance.tile, 1, hopper(2), &geometry));
   Operands operands = uniform_operands(problem);
   for (std::vector<double>* values : {&operands.input, &operands.weight, &operands.bias}) *values = decode(problem.dtype, encode(problem.dtype, *values));
   std::vector<double> want(std::size_t(problem.output_elements()));
@@ -216,7 +202,7 @@ TEST_P(TransposedKernels, KeepNaN) {
   const TransposedKernel& kernel = GetParam();
   const Problem problem = in(make_problem(1, 9, 8, {{12, 4, 2, 1}}), kernel);
   TransposedGeometry geometry;
-  ASSERT_TRUE(make_transposed_geometry(problem, kernel.instance.precision, kernel.instance.tile, 1, traits(2), &geometry));
+  ASSERT_TRUE(make_transposed_geometry(problem, kernel.instance.precision, kernel.instance.tile, 1, hopper(2), &geometry));
   Operands operands = integer_operands(problem);
   for (double& weight : operands.weight) weight = 1;
   const std::int64_t position = 7;

@@ -10,6 +10,7 @@
 #include "convt_gemm/reference.h"
 #include "emulator/emulator.h"
 #include "implicit/window_kernel.cuh"
+#include "kernels/emulated.h"
 #include "plan/window_geometry.h"
 #include "plan/window_table.h"
 #include "support/dtype.h"
@@ -47,20 +48,6 @@ const std::vector<WindowKernel>& kernels() {
   return all;
 }
 
-DeviceTraits traits(int multiprocessors) {
-  DeviceTraits traits;
-  traits.device = Device::cuda;
-  traits.compute_capability = 90;
-  traits.multiprocessors = multiprocessors;
-  return traits;
-}
-
-std::unique_ptr<emulator::GuardedMemory> guarded(const Bytes& bytes) {
-  auto memory = std::make_unique<emulator::GuardedMemory>(bytes.size());
-  std::memcpy(memory->data(), bytes.data(), bytes.size());
-  return memory;
-}
-
 /// The output's bytes; operands lie between inaccessible pages.
 Bytes run(const WindowKernel& kernel, const Problem& problem, const Operands& operands, const ImplicitGeometry& g, const emulator::Options& options) {
   const auto x = guarded(encode(problem.dtype, operands.input)), weight = guarded(encode(problem.dtype, operands.weight)),
@@ -84,7 +71,7 @@ Problem in(Problem problem, const WindowKernel& kernel) {
 }
 
 bool geometry_of(const Problem& problem, const WindowKernel& kernel, int multiprocessors, ImplicitGeometry* g) {
-  return make_window_geometry(problem, kernel.instance.precision, kernel.instance.tile, traits(multiprocessors), g);
+  return make_window_geometry(problem, kernel.instance.precision, kernel.instance.tile, hopper(multiprocessors), g);
 }
 
 /// Whether the kernel's window is the problem's; runs it if so.
