@@ -12,6 +12,7 @@
 
 #include "plan/arithmetic.h"
 #include "util/fast_div.h"
+#include "util/kernel_order.cuh"
 #include "util/residues.h"
 
 namespace convt_gemm {
@@ -261,13 +262,6 @@ __device__ __forceinline__ Row<Acc, Int> make_row(const Col2imParams<Int>& p, co
   return {columns + std::int64_t(at.channel_row) * p.columns_per_channel, taps_at(p.axis[0], at.o0), taps_at(p.axis[1], at.o1)};
 }
 
-/// Waits for the kernel before it in the stream: col2im is launched while that one drains, and works out its indices meanwhile.
-__device__ __forceinline__ void wait_for_columns() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-
 /// How a grid covers the rows: a block takes blockDim.y rows and, of each, a stretch of `groups` * blockDim.x groups of V outputs.
 template <class Int>
 struct RowCover {
@@ -307,7 +301,7 @@ col2im_channels_first(const Col2imParams<Int> p, const RowCover<Int> cover, cons
   const Int reach = (kGroups - 1) * step, reach_in = (kGroups - 1) * cover.shift;
   const bool interior = cover.groups == kGroups && o2 >= 0 && o2 + reach + V <= outputs && group.lowest >= 0 &&
                         group.highest + reach_in < p.axis[2].inputs;
-  wait_for_columns();
+  gpu::wait_for_kernel_before();
   Acc sum[kGroups][V] = {};
   // One way for the whole warp: the checked one is right for all.
   if (__all_sync(__activemask(), interior)) {
@@ -355,7 +349,7 @@ col2im_channels_last(const Col2imParams<Int> p, const Acc* __restrict__ columns,
   const Int channel_begin = Int(block % channel_tiles) * kTransposeTile;
   const Int position_begin = Int(block / channel_tiles % position_tiles) * kTransposeTile;
 
-  wait_for_columns();
+  gpu::wait_for_kernel_before();
   if (position_begin + lane < box) {
     const Int line = p.axis[2].by_outputs.quotient(position_begin + lane);
     const Int o2 = position_begin + lane - line * p.axis[2].by_outputs.divisor();
@@ -418,26 +412,8 @@ bool fits_int32(const Problem& problem, const Col2imPiece& piece) {
   return outputs <= kMax && columns <= kMax;
 }
 
-/// Launches so that the kernel may begin while its predecessor drains (from compute capability 9.0 on; see wait_for_columns).
-template <class Kernel, class... Arguments>
-void launch_overlapped(Kernel kernel, unsigned blocks, dim3 threads, cudaStream_t stream, Arguments... arguments) {
-  int device = 0, major = 0;
-  cudaGetDevice(&device);
-  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-  cudaLaunchAttribute overlap;
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = blocks;
-  config.blockDim = threads;
-  config.stream = stream;
-  config.attrs = &overlap;
-  config.numAttrs = major >= 9 ? 1 : 0;
-  cudaLaunchKernelEx(&config, kernel, arguments...);
-}
-
 template <class T, class Acc, class Int, int Rank, int V, int Period>
-void launch_channels_first(const Problem& problem, const Col2imPiece& piece, const Acc* columns, const T* bias, T* output,
+cudaError_t launch_channels_first(const Problem& problem, const Col2imPiece& piece, const Acc* columns, const T* bias, T* output,
                            cudaStream_t stream) {
   // 64 bytes of outputs a thread keep enough loads in flight, half of that where each of them needs indices of its own.
   constexpr int kGroups = V == 1 ? 1 : std::max<int>(1, (Period == V ? 32 : 64) / int(sizeof(Acc)) / V);
@@ -458,12 +434,12 @@ void launch_channels_first(const Problem& problem, const Col2imPiece& piece, con
   const dim3 threads(static_cast<unsigned>(lanes), static_cast<unsigned>(kThreads / lanes));
   const auto p = make_params<Int>(problem, piece);
   const auto blocks = static_cast<unsigned>(ceil_div(p.rows, threads.y) * stretches);
-  launch_overlapped(&col2im_channels_first<T, Acc, Int, Rank, V, Period, kGroups>, blocks, threads, stream, p, cover, columns,
-                    bias, output);
+  return launch_early({blocks, threads, 0, stream}, col2im_channels_first<T, Acc, Int, Rank, V, Period, kGroups>, p, cover, columns,
+                      bias, output);
 }
 
 template <class T, class Acc, int Rank>
-void launch_for_stride(const Problem& problem, const Col2imPiece& piece, const Acc* columns, const T* bias, T* output,
+cudaError_t launch_for_stride(const Problem& problem, const Col2imPiece& piece, const Acc* columns, const T* bias, T* output,
                        cudaStream_t stream) {
   constexpr int kVector = 16 / int(sizeof(T));
   switch (problem.axes[2].stride) {
@@ -477,7 +453,7 @@ void launch_for_stride(const Problem& problem, const Col2imPiece& piece, const A
 }
 
 template <class T, class Acc, class Int>
-void launch_channels_last(const Problem& problem, const Col2imPiece& piece, const Acc* columns, const T* bias, T* output,
+cudaError_t launch_channels_last(const Problem& problem, const Col2imPiece& piece, const Acc* columns, const T* bias, T* output,
                           cudaStream_t stream) {
   const auto p = make_params<Int>(problem, piece);
   std::int64_t box = 1;
@@ -485,12 +461,12 @@ void launch_channels_last(const Problem& problem, const Col2imPiece& piece, cons
   const std::int64_t position_tiles = ceil_div(box, kTransposeTile);
   const std::int64_t channel_tiles = ceil_div(problem.out_channels, kTransposeTile);
   const auto blocks = static_cast<unsigned>(position_tiles * channel_tiles * piece.batch.size());
-  launch_overlapped(&col2im_channels_last<T, Acc, Int>, blocks, dim3(kThreads), stream, p, columns, bias, output, position_tiles,
-                    channel_tiles);
+  return launch_early({blocks, kThreads, 0, stream}, col2im_channels_last<T, Acc, Int>, p, columns, bias, output, position_tiles,
+                      channel_tiles);
 }
 
 template <class T, class Acc>
-void launch(const Problem& problem, const Col2imPiece& piece, const Acc* columns, const Tensors& tensors, cudaStream_t stream) {
+cudaError_t launch(const Problem& problem, const Col2imPiece& piece, const Acc* columns, const Tensors& tensors, cudaStream_t stream) {
   const T* bias = problem.bias ? static_cast<const T*>(tensors.bias) : nullptr;
   T* output = static_cast<T*>(tensors.output);
   const bool narrow = fits_int32(problem, piece);
@@ -510,21 +486,21 @@ void launch(const Problem& problem, const Col2imPiece& piece, const Acc* columns
 Status cuda_col2im(const Problem& problem, const Col2imPiece& piece, const void* columns, const Tensors& tensors,
                    const CudaContext& context) {
   const auto stream = static_cast<cudaStream_t>(context.stream);
+  cudaError_t error = cudaErrorInvalidValue;
   switch (problem.dtype) {
     case DType::float32:
-      launch<float, float>(problem, piece, static_cast<const float*>(columns), tensors, stream);
+      error = launch<float, float>(problem, piece, static_cast<const float*>(columns), tensors, stream);
       break;
     case DType::float64:
-      launch<double, double>(problem, piece, static_cast<const double*>(columns), tensors, stream);
+      error = launch<double, double>(problem, piece, static_cast<const double*>(columns), tensors, stream);
       break;
     case DType::bfloat16:
-      launch<__nv_bfloat16, float>(problem, piece, static_cast<const float*>(columns), tensors, stream);
+      error = launch<__nv_bfloat16, float>(problem, piece, static_cast<const float*>(columns), tensors, stream);
       break;
     case DType::float16:
-      launch<__half, float>(problem, piece, static_cast<const float*>(columns), tensors, stream);
+      error = launch<__half, float>(problem, piece, static_cast<const float*>(columns), tensors, stream);
       break;
   }
-  const cudaError_t error = cudaGetLastError();
   if (error != cudaSuccess) return Status::failure(std::string("col2im launch: ") + cudaGetErrorString(error));
   return {};
 }

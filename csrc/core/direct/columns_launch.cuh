@@ -5,6 +5,7 @@
 #include "convt_gemm/exec.h"
 #include "direct/columns_dispatch.h"
 #include "direct/device_access.cuh"
+#include "util/kernel_order.cuh"
 
 namespace convt_gemm {
 namespace direct {
@@ -19,6 +20,7 @@ columns_kernel(const __grid_constant__ ColumnParams p, const typename Kernel::T*
   auto* const columns = reinterpret_cast<typename Kernel::Acc*>(shared);
   const auto thread = static_cast<typename Kernel::Int>(threadIdx.x);
   const typename Kernel::Block block = Kernel::block_of(p, static_cast<typename Kernel::Int>(blockIdx.x));
+  gpu::wait_for_kernel_before();
   if (!Kernel::has_outputs(block)) return;
   typename Kernel::Thread state;
   Kernel::template start<DeviceAccess>(p, block, input, weight, weights, thread, state);
@@ -40,10 +42,9 @@ cudaError_t launch_columns(const Problem& problem, const Tensors& tensors, cudaS
     // Set for every call: a runtime keeps it for each device by itself, and the call costs less than a microsecond.
     error = cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, int(g.shared_bytes));
     if (error != cudaSuccess) return static_cast<void>(cudaGetLastError());
-    function<<<static_cast<unsigned>(g.blocks), static_cast<unsigned>(g.threads()), static_cast<std::size_t>(g.shared_bytes), stream>>>(
-        p, static_cast<const T*>(tensors.input), static_cast<const T*>(tensors.weight),
-        problem.bias ? static_cast<const T*>(tensors.bias) : nullptr, static_cast<T*>(tensors.output));
-    error = cudaGetLastError();
+    error = launch_early({static_cast<unsigned>(g.blocks), static_cast<unsigned>(g.threads()), static_cast<std::size_t>(g.shared_bytes), stream}, function, p,
+                         static_cast<const T*>(tensors.input), static_cast<const T*>(tensors.weight),
+                         problem.bias ? static_cast<const T*>(tensors.bias) : nullptr, static_cast<T*>(tensors.output));
   });
   return error;
 }

@@ -12,8 +12,7 @@ namespace {
 template <class T>
 cudaError_t launch(const Problem& problem, const Plan& plan, const Tensors& tensors, cudaStream_t stream) {
   if (plan.instance == kColumnsInstance) return direct::launch_columns<T>(problem, tensors, stream);
-  direct::launch<T>(problem, tensors, stream);
-  return cudaGetLastError();
+  return direct::launch<T>(problem, tensors, stream);
 }
 
 cudaError_t launch_as(const Problem& problem, const Plan& plan, const Tensors& tensors, cudaStream_t stream) {

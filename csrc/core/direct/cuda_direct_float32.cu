@@ -3,7 +3,7 @@
 namespace convt_gemm {
 namespace direct {
 
-template void launch<float>(const Problem&, const Tensors&, cudaStream_t);
+template cudaError_t launch<float>(const Problem&, const Tensors&, cudaStream_t);
 
 }  // namespace direct
 }  // namespace convt_gemm

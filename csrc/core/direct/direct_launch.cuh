@@ -7,6 +7,7 @@
 #include "convt_gemm/exec.h"
 #include "direct/device_access.cuh"
 #include "direct/direct_dispatch.h"
+#include "util/kernel_order.cuh"
 
 namespace convt_gemm {
 namespace direct {
@@ -19,28 +20,31 @@ direct_kernel(const typename Kernel::P p, const typename Kernel::T* __restrict__
               const typename Kernel::T* __restrict__ weight, const typename Kernel::T* __restrict__ bias,
               typename Kernel::T* __restrict__ output) {
   using Int = typename Kernel::Int;
+  gpu::wait_for_kernel_before();
   const Int thread = Int(blockIdx.x) * Int(blockDim.x) + Int(threadIdx.x);
   Kernel::template run<DeviceAccess>(p, input, weight, bias, output, thread);
 }
 
 /// Enqueues the problem's kernel. Each dtype has a translation unit of its own, for the time that compiling them takes.
 template <class T>
-void launch(const Problem& problem, const Tensors& tensors, cudaStream_t stream) {
+cudaError_t launch(const Problem& problem, const Tensors& tensors, cudaStream_t stream) {
+  cudaError_t error = cudaSuccess;
   for_direct_kernel<T>(problem, [&](auto kernel, const auto& p, std::int64_t threads) {
     using Kernel = decltype(kernel);
     // One vector a thread means a small problem: smaller blocks spread more evenly.
     const int block = Kernel::G == 1 ? kThreads / 2 : kThreads;
-    direct_kernel<Kernel><<<static_cast<unsigned>(ceil_div(threads, block)), block, 0, stream>>>(
-        p, static_cast<const T*>(tensors.input), static_cast<const T*>(tensors.weight),
-        problem.bias ? static_cast<const T*>(tensors.bias) : nullptr, static_cast<T*>(tensors.output));
+    error = launch_early({static_cast<unsigned>(ceil_div(threads, block)), static_cast<unsigned>(block), 0, stream}, direct_kernel<Kernel>, p,
+                         static_cast<const T*>(tensors.input), static_cast<const T*>(tensors.weight),
+                         problem.bias ? static_cast<const T*>(tensors.bias) : nullptr, static_cast<T*>(tensors.output));
   });
+  return error;
 }
 
 /// cuda_direct_<dtype>.cu.
-extern template void launch<float>(const Problem&, const Tensors&, cudaStream_t);
-extern template void launch<double>(const Problem&, const Tensors&, cudaStream_t);
-extern template void launch<BFloat16>(const Problem&, const Tensors&, cudaStream_t);
-extern template void launch<Float16>(const Problem&, const Tensors&, cudaStream_t);
+extern template cudaError_t launch<float>(const Problem&, const Tensors&, cudaStream_t);
+extern template cudaError_t launch<double>(const Problem&, const Tensors&, cudaStream_t);
+extern template cudaError_t launch<BFloat16>(const Problem&, const Tensors&, cudaStream_t);
+extern template cudaError_t launch<Float16>(const Problem&, const Tensors&, cudaStream_t);
 
 }  // namespace direct
 }  // namespace convt_gemm

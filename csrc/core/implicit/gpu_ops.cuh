@@ -21,6 +21,7 @@
 #endif
 
 #include "util/half_types.h"
+#include "util/kernel_order.cuh"
 
 namespace convt_gemm::gpu {
 
@@ -66,19 +67,6 @@ __device__ __forceinline__ void copy_async_wait() {
 
 __device__ __forceinline__ void barrier_init(std::uint64_t* barrier, int arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory");
-}
-
-/// Lets a kernel that was launched for it start before this one is done, for what does not need this one's results.
-__device__ __forceinline__ void let_next_kernel_start() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
-/// Until the kernel before is done and its results are there.
-__device__ __forceinline__ void wait_for_kernel_before() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
 }
 
 /// Makes barrier_init visible to the copy engine; before the block's first __syncthreads.

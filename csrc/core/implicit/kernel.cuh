@@ -69,7 +69,7 @@ __device__ __forceinline__ void implicit_gemm(const Params& p) {
     }
     gpu::barrier_init_fence();
   }
-  if (g.packed) gpu::wait_for_kernel_before();
+  gpu::wait_for_kernel_before();
   if (g.resident) {
     const Shared shared{memory, g, 0};
     load_resident_weights<C>(p, shared, warpgroup, thread);
@@ -108,6 +108,7 @@ template <class C>
 __device__ __forceinline__ void pack_weights(const Params& p) {
   const ImplicitGeometry& g = p.g;
   const int total = g.all_column_tiles * g.chunks;
+  gpu::wait_for_kernel_before();  // also for x, which the next kernel reads: this one is done after it
   gpu::let_next_kernel_start();
   for (int number = blockIdx.x; number < total; number += gridDim.x) {
     const int columns = number / g.chunks, c = number - columns * g.chunks;

@@ -37,20 +37,11 @@ Status launch(Params p, void* packed, cudaStream_t stream) {
     to_packed.y = packed;
     p.weight = packed;
     const std::int64_t chunks = std::int64_t{p.g.all_column_tiles} * p.g.chunks;
-    pack_weights_kernel<C><<<static_cast<unsigned>(std::min<std::int64_t>(chunks, 1 << 16)), kWarpgroup, 0, stream>>>(to_packed);
+    error = launch_early({static_cast<unsigned>(std::min<std::int64_t>(chunks, 1 << 16)), kWarpgroup, 0, stream}, pack_weights_kernel<C>, to_packed);
+    if (error != cudaSuccess) return checked("implicit GEMM: weights", error);
   }
-  cudaLaunchAttribute early{};  // the packing kernel lets it start
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(p.g.blocks));
-  config.blockDim = dim3(C::kThreads);
-  config.dynamicSmemBytes = static_cast<std::size_t>(p.g.shared_bytes);
-  config.stream = stream;
-  config.attrs = &early;
-  config.numAttrs = C::kFamily == Family::sm90 && p.g.packed ? 1 : 0;
-  error = cudaLaunchKernelEx(&config, kernel, p);
-  return checked("implicit GEMM", error == cudaSuccess ? cudaGetLastError() : error);
+  error = launch_early({static_cast<unsigned>(p.g.blocks), C::kThreads, static_cast<std::size_t>(p.g.shared_bytes), stream}, kernel, p);
+  return checked("implicit GEMM", error);
 }
 
 }  // namespace convt_gemm::implicit

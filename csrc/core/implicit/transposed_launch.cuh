@@ -25,27 +25,12 @@ Status launch_range(TransposedParams p, void* packed, cudaStream_t stream) {
   to_packed.y = packed;
   const dim3 grid(static_cast<unsigned>((p.w.packed_slots - 1) / kWarpgroup + 1), static_cast<unsigned>(p.g.channel_blocks * C::kQuads / C::kPackedQuads),
                   static_cast<unsigned>(p.g.groups));
-  cudaLaunchAttribute attributes[2] = {};
-  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;  // each of the kernels waits for the one before by itself
-  attributes[0].val.programmaticStreamSerializationAllowed = 1;
-  attributes[1].id = cudaLaunchAttributeClusterDimension;
-  attributes[1].val.clusterDim.x = static_cast<unsigned>(p.w.splits);
-  attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = grid;
-  config.blockDim = dim3(kWarpgroup);
-  config.stream = stream;
-  config.attrs = attributes;
-  config.numAttrs = 1;
-  cudaError_t error = cudaLaunchKernelEx(&config, pack_positions_kernel<C>, to_packed);
+  cudaError_t error = launch_early({grid, kWarpgroup, 0, stream}, pack_positions_kernel<C>, to_packed);
   if (error != cudaSuccess) return checked("implicit GEMM: positions", error);
   p.x = packed;
-  config.gridDim = dim3(static_cast<unsigned>(p.g.blocks));
-  config.blockDim = dim3(C::kThreads);
-  config.dynamicSmemBytes = static_cast<std::size_t>(p.g.shared_bytes);
-  config.numAttrs = p.w.splits > 1 ? 2 : 1;
-  error = cudaLaunchKernelEx(&config, implicit_gemm_transposed_kernel<C>, p);
-  return checked("implicit GEMM", error == cudaSuccess ? cudaGetLastError() : error);
+  error = launch_early({static_cast<unsigned>(p.g.blocks), C::kThreads, static_cast<std::size_t>(p.g.shared_bytes), stream, static_cast<unsigned>(p.w.splits)},
+                       implicit_gemm_transposed_kernel<C>, p);
+  return checked("implicit GEMM", error);
 }
 
 template <class C>

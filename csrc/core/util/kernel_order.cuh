@@ -1,0 +1,64 @@
+#pragma once
+// Kernels that start before the one ahead of them in the stream is done ("programmatic dependent launch"): a launch then costs a microsecond less. Such a kernel
+// waits by itself, before it touches any memory that another one may write or read.
+#include <cuda_runtime.h>
+
+#include <cstddef>
+
+namespace convt_gemm {
+namespace gpu {
+
+/// Until the kernel ahead is done and what it wrote is there. Every kernel that launch_early starts has to call it.
+__device__ __forceinline__ void wait_for_kernel_before() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+/// Lets a kernel behind this one start now, which waits by itself for this one to be done; else it starts when this one's blocks end.
+__device__ __forceinline__ void let_next_kernel_start() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+}  // namespace gpu
+
+/// How a kernel is launched.
+struct LaunchShape {
+  dim3 blocks, threads;
+  std::size_t shared_bytes;  ///< of a block, dynamic
+  cudaStream_t stream;
+  unsigned cluster_blocks = 1;
+};
+
+/// Enqueues a kernel that may start before the one ahead of it is done, from compute capability 9.0 on.
+template <class... Parameters, class... Arguments>
+cudaError_t launch_early(const LaunchShape& shape, void (*kernel)(Parameters...), const Arguments&... arguments) {
+  int device = 0, major = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  if (error != cudaSuccess) return error;
+  cudaLaunchAttribute attributes[2] = {};
+  unsigned count = 0;
+  if (major >= 9) {
+    attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[count++].val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (shape.cluster_blocks > 1) {
+    attributes[count].id = cudaLaunchAttributeClusterDimension;
+    attributes[count++].val.clusterDim = {shape.cluster_blocks, 1, 1};
+  }
+  cudaLaunchConfig_t config = {};
+  config.gridDim = shape.blocks;
+  config.blockDim = shape.threads;
+  config.dynamicSmemBytes = shape.shared_bytes;
+  config.stream = shape.stream;
+  config.attrs = attributes;
+  config.numAttrs = count;
+  error = cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...);
+  const cudaError_t pending = cudaGetLastError();  // so that a failure is reported once, here
+  return error != cudaSuccess ? error : pending;
+}
+
+}  // namespace convt_gemm
