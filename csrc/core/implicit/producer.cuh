@@ -526,23 +526,41 @@ class WeightLoader {
   /// Loads a chunk to `to`; `wait` is called before the first is written.
   template <class Wait>
   __device__ __forceinline__ void load(const Chunk& chunk, unsigned char* to, Wait wait) const {
-    const int first_tap = chunk.tap_block * g_.chunk_taps, first_channel = chunk.channel_block * C::kQuads * C::kVector;
+    const int first_tap = chunk.tap_block * g_.chunk_taps, first_channel = chunk.channel_block * kChunkChannels;
+    load_taps(0, kTaps, g_.chunk_taps, [&](int j) { return Place{first_channel, first_tap + j}; }, to, wait);
+  }
+
+  /// Loads a part of all chunks, each of which has all `kAllTaps`: every `parts`-th few of their taps from `part` on.
+  template <int kAllTaps>
+  __device__ __forceinline__ void load_all(unsigned char* to, int part, int parts) const {
+    load_taps(part * kTaps, parts * kTaps, g_.chunks * kAllTaps, [](int j) { return Place{j / kAllTaps * kChunkChannels, j % kAllTaps}; }, to, [] {});
+  }
+
+ private:
+  static constexpr int kChunkChannels = C::kQuads * C::kVector;
+  struct Place {
+    int first_channel, tap;
+  };
+
+  /// Loads kTaps taps at a time of those below `taps`, from `begin` on every `step`-th.
+  template <class PlaceOf, class Wait>
+  __device__ __forceinline__ void load_taps(int begin, int step, int taps, PlaceOf place_of, unsigned char* to, Wait wait) const {
     bool waited = false;
-    for (int j = 0; j < g_.chunk_taps; j += kTaps) {
+    for (int j = begin; j < taps; j += step) {
 #pragma unroll
       for (int i = 0; i < kDepth; i += kBatch) {
         Quad<C> quads[kTaps][kBatch];
 #pragma unroll
         for (int t = 0; t < kTaps; ++t) {
-          const int tap = first_tap + j + t;
-          const Element* from = weight_ + (first_channel + i * C::kVector) * stride_ + std::int64_t{tap} * g_.tap_step;
-          fetch_depth<C>(tap < taps_ ? from : nullptr, stride_, g_.in_channels - first_channel - (quad_ + i) * C::kVector, quads[t]);
+          const Place place = place_of(j + t);
+          const Element* from = weight_ + (place.first_channel + i * C::kVector) * stride_ + std::int64_t{place.tap} * g_.tap_step;
+          fetch_depth<C>(place.tap < taps_ ? from : nullptr, stride_, g_.in_channels - place.first_channel - (quad_ + i) * C::kVector, quads[t]);
         }
         if (!waited) wait();
         waited = true;
 #pragma unroll
         for (int t = 0; t < kTaps; ++t) {
-          if (j + t >= g_.chunk_taps) break;
+          if (j + t >= taps) break;
           uint4* const tap = reinterpret_cast<uint4*>(to) + (j + t) * C::kQuads * C::kParts * C::kColumns + column_;
 #pragma unroll
           for (int b = 0; b < kBatch; ++b) put<C>(quads[t][b], tap + plane_of<C>(quad_ + i + b) * C::kColumns, C::kColumns);
@@ -551,7 +569,6 @@ class WeightLoader {
     }
   }
 
- private:
   const ImplicitGeometry& g_;
   int column_, quad_;
   std::int64_t stride_;    // elements from one input channel to the next

@@ -34,6 +34,9 @@ class WindowTiles {
   int* taken_;
 };
 
+/// The named barrier of all that multiply; each team has one of its own, see WindowStore.
+inline constexpr int kAllMultiplying = 15;
+
 /// Where the number of the tile is that a stage has the first chunk of; kNoTile after the last one.
 __device__ __forceinline__ int* tile_in_stage(const Shared& shared, int stage) {
   static_assert(3 * (2 * kMostStages * int(sizeof(std::uint64_t)) + kMostStages * int(sizeof(int)) + int(sizeof(std::uint64_t))) <= kBarrierBytes);
@@ -84,11 +87,9 @@ __device__ __forceinline__ void implicit_gemm_windows(const WindowParams& params
     }
     gpu::barrier_init_fence();
   }
-  const Shared shared{memory, g, warpgroup < C::kWarpgroups ? warpgroup : uniform(thread / 32)};
-  load_resident_weights<C>(p, shared, warpgroup, thread);
-  float* const biases = static_cast<float*>(shared.staging(0));
-  list_biases<C>(p, tile_of(g, TileRange(g, 0).first), biases);
+  gpu::wait_for_kernel_before();
   __syncthreads();
+  const Shared shared{memory, g, warpgroup < C::kWarpgroups ? warpgroup : uniform(thread / 32)};
   if (warpgroup >= C::kWarpgroups) {
     gpu::give_registers_back<WindowRegisters<C>::kLoading>();
     const TileRange range(g, shared.team);  // by all lanes: it shuffles
@@ -96,7 +97,15 @@ __device__ __forceinline__ void implicit_gemm_windows(const WindowParams& params
     return;
   }
   gpu::take_registers<WindowRegisters<C>::kMultiplying>();
+  // While the first of x is on its way.
+  const Tile first_tile = tile_of(g, TileRange(g, 0).first);  // the block keeps its column tile
+  WeightLoader<C>(p, first_tile, thread).template load_all<C::kWindow.taps>(shared.weight(0), warpgroup, C::kWarpgroups);
+  gpu::fence_async_proxy();
+  float* const biases = static_cast<float*>(shared.staging(0));
+  list_biases<C>(p, first_tile, biases);
+  gpu::named_barrier(kAllMultiplying, C::kWarpgroups * kWarpgroup);
   RingPosition ring;
+  unsigned char* const runs = g.team_runs_bytes > 0 ? reinterpret_cast<unsigned char*>(biases) - (g.teams - warpgroup) * g.team_runs_bytes : nullptr;
   if (g.in_turn && shared.team > 0) gpu::barrier_wait(shared.multiplied(shared.team - 1), 0);
   for (bool first = true;; first = false) {
     gpu::barrier_wait(shared.full(ring.stage), ring.parity);
@@ -105,9 +114,10 @@ __device__ __forceinline__ void implicit_gemm_windows(const WindowParams& params
       Sums<C> sums;
       WindowMultiply<C>{g, shared, ring, thread}.run(sums);
       if (g.in_turn && first) gpu::barrier_arrive(shared.multiplied(shared.team));
-      WindowStore<C>{p, tile_of(g, number), biases, thread, {}}.run(sums);
+      WindowStore<C>{p, tile_of(g, number), biases, runs, warpgroup, thread, {}}.run(sums);
     } else {
       if (g.in_turn && first) gpu::barrier_arrive(shared.multiplied(shared.team));  // a team without tiles
+      WindowStore<C>::finish();
       return;
     }
   }

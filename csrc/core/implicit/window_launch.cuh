@@ -42,8 +42,8 @@ Status launch_windows(const Params& p, void* workspace, cudaStream_t stream) {
   if (!status.ok()) return status;
   if (counters > 0) error = cudaMemsetAsync(workspace, 0, static_cast<std::size_t>(counters), stream);
   if (error != cudaSuccess) return checked("implicit GEMM: cudaMemsetAsync", error);
-  kernel<<<static_cast<unsigned>(p.g.blocks), C::kThreads, static_cast<std::size_t>(p.g.shared_bytes), stream>>>(params);
-  return checked("implicit GEMM", cudaGetLastError());
+  error = launch_early({static_cast<unsigned>(p.g.blocks), C::kThreads, static_cast<std::size_t>(p.g.shared_bytes), stream}, kernel, params);
+  return checked("implicit GEMM", error);
 }
 
 }  // namespace convt_gemm::implicit

@@ -5,10 +5,13 @@
 
 namespace convt_gemm::implicit {
 
-/// The biases of the tile's columns, by all threads of the block; a __syncthreads has to follow.
+/// Of memory: a part of it costs as much as all of it.
+inline constexpr int kSectorBytes = 32;
+
+/// The biases of the tile's columns, by all threads that multiply; a barrier of them has to follow.
 template <class C>
 __device__ __forceinline__ void list_biases(const Params& p, const Tile& tile, float* biases) {
-  for (int n = static_cast<int>(threadIdx.x); n < C::kColumns; n += C::kThreads) {
+  for (int n = static_cast<int>(threadIdx.x); n < C::kColumns; n += C::kWarpgroups * kWarpgroup) {
     const Column column = column_of_tile<C>(p.g, tile.column, n);
     biases[n] = column.valid && p.bias != nullptr ? to_float(static_cast<const typename C::Element*>(p.bias)[std::int64_t{tile.group} * p.g.out_channels + column.channel]) : 0.0f;
   }
@@ -24,11 +27,15 @@ struct WindowStore {
   static constexpr int kSetSums = C::kSums / kWindow.sets, kSetColumns = C::kColumns / kWindow.sets;
   /// What a thread stores of eight columns of each set: of its two columns in each, but where they are residues of one output channel.
   static constexpr int kLineSets = kForm == Form::halves ? 1 : kWindow.sets, kLineColumns = kForm == Form::pairs ? 1 : 2;
+  /// A run is a tile's outputs of one out channel, side by side in shared memory.
+  static constexpr int kRuns = C::kColumns / kWindow.channel_columns(), kRunStep = kForm == Form::pairs ? 2 : 1;  // columns to the next run's first
+  static constexpr int kRunBytes = kWindow.run_bytes(kRows, int(sizeof(Element))), kRunPitch = kWindow.run_pitch(kRows, int(sizeof(Element)));
 
   const Params& p;
   const Tile& tile;
   const float* biases;  ///< of the tile's columns, in shared memory
-  int thread;           ///< within the warpgroup
+  unsigned char* runs;  ///< the team's, in shared memory; null if threads store their own sums
+  int team, thread;     ///< the warpgroup, and within it
   Activation activation;
 
   /// Stores a tile's sums.
@@ -36,10 +43,19 @@ struct WindowStore {
     const ImplicitGeometry& g = p.g;
     const int first = first_position(), after = first + kRows + kWindow.reach();
     if (uniform(output_of(first) > 0 && after <= g.positions && output_of(after) < g.output)) {
-      store<true>(sums);
+      if (runs != nullptr) {
+        store_runs(sums);
+      } else {
+        store<true>(sums);
+      }
     } else {
       store<false>(sums);
     }
+  }
+
+  /// Once after the last tile.
+  __device__ __forceinline__ static void finish() {
+    if (gpu::elect()) gpu::bulk_store_wait<0>();
   }
 
  private:
@@ -51,6 +67,60 @@ struct WindowStore {
 
   /// The product's column of a line: what a thread stores of one out channel, or of two residues of one.
   __device__ __forceinline__ int column_of(int set, int odd) const { return set * kSetColumns + thread % 4 * 2 + odd; }
+
+  /// Puts the runs together and has the copy engine store them, while the team goes on.
+  __device__ __forceinline__ void store_runs(const Sums<C>& sums) const {
+    if (gpu::elect()) gpu::bulk_store_wait<0>();  // the last tile's have been read
+    gpu::named_barrier(1 + team, kWarpgroup);
+    Element* const place = reinterpret_cast<Element*>(runs + column_of(0, 0) / kRunStep * kRunPitch) + window_position<C>(0, thread) * kWindow.outputs();
+#pragma unroll
+    for (int eight = 0; eight < kSetColumns / 8; ++eight) {
+#pragma unroll
+      for (int set = 0; set < kLineSets; ++set) {
+#pragma unroll
+        for (int odd = 0; odd < kLineColumns; ++odd) {
+          const float bias = biases[column_of(set, odd) + eight * 8];
+#pragma unroll
+          for (int group = 0; group < kGroups; ++group) {
+            float values[4];
+            outputs(sums, group, set, odd, eight, bias, values);
+            const int run = (set * kSetColumns + odd + eight * 8) / kRunStep;  // after the thread's first one
+            put_four(place + run * (kRunPitch / int(sizeof(Element))) + group * (8 * 4), values);
+          }
+        }
+      }
+    }
+    gpu::fence_async_proxy();
+    gpu::named_barrier(1 + team, kWarpgroup);
+    // Each warp has a part of the runs: each of its lanes finds out where one of them goes, and one lane has them all stored.
+    constexpr int kWarpRuns = kRuns / 4;
+    static_assert(kRuns % 4 == 0 && kWarpRuns <= 32);
+    const int first_run = uniform(thread / 32) * kWarpRuns, lane = thread % 32;
+    const int column = (first_run + (lane < kWarpRuns ? lane : 0)) * kRunStep;
+    const std::int64_t begin = run_begin(column);
+    const bool valid = column_of_tile<C>(p.g, tile.column, column).valid;
+    const unsigned bytes = static_cast<unsigned>(p.g.tile_rows * kWindow.outputs() * int(sizeof(Element)));
+    // Where tiles reach beyond what is theirs, a run that begins in the middle of a sector leaves that to the tile before, and goes as much further.
+    const std::int64_t address = static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(static_cast<Element*>(p.y) + begin));
+    const int skipped = bytes < kRunBytes ? static_cast<int>(address % kSectorBytes) : 0;
+    const std::int64_t to = valid ? address + skipped : 0;
+    const bool elected = gpu::elect();
+#pragma unroll
+    for (int run = 0; run < kWarpRuns; ++run) {
+      const std::int64_t run_to = __shfl_sync(0xffffffffu, to, run);
+      const int run_skipped = __shfl_sync(0xffffffffu, skipped, run);
+      if (elected && run_to != 0) gpu::bulk_store(reinterpret_cast<void*>(run_to), runs + (first_run + run) * kRunPitch + run_skipped, bytes);
+    }
+    if (elected) gpu::bulk_store_commit();
+  }
+
+  /// What the run begins with that has the column of the product, as an index into y.
+  __device__ __forceinline__ std::int64_t run_begin(int column) const {
+    const ImplicitGeometry& g = p.g;
+    const int further = kForm == Form::halves ? 0 : column / kSetColumns * kWindow.set_step;
+    const std::int64_t row = (std::int64_t{sample()} * g.groups + tile.group) * g.out_channels + column_of_tile<C>(g, tile.column, column).channel;
+    return row * g.output + output_of(first_position() + further) - (kForm == Form::gaps && g.late[column % 2] ? 1 : 0);
+  }
 
   /// kWhole: all of the sums are outputs, but for those of channels that do not exist.
   template <bool kWhole>
@@ -104,6 +174,15 @@ struct WindowStore {
       const float first = values[0], second = values[1], empty = activation(bias);
       const bool late = p.g.late[odd];
       values[0] = late ? empty : first, values[1] = late ? first : empty, values[2] = late ? empty : second, values[3] = late ? second : empty;
+    }
+  }
+
+  /// To shared memory.
+  __device__ __forceinline__ static void put_four(Element* to, const float (&values)[4]) {
+    if constexpr (sizeof(Element) == 4) {
+      *reinterpret_cast<float4*>(to) = make_float4(values[0], values[1], values[2], values[3]);
+    } else {
+      *reinterpret_cast<uint2*>(to) = make_uint2(gpu::pack<Element>(values[0], values[1]), gpu::pack<Element>(values[2], values[3]));
     }
   }
 

@@ -60,11 +60,17 @@ struct Window {
   int sets = 1;            ///< of columns, each of which reads x `set_step` positions further than the one before. Rows of y begin at
   int set_step = 0;        ///< different places of a sector: a channel is in the set whose stores begin where a sector does.
   constexpr int positions() const { return form == Form::neighbours ? 4 : 2; }
+  constexpr int outputs() const { return form == Form::neighbours ? 1 : 2; }  ///< of a position
+  constexpr int channel_columns() const { return form == Form::pairs || form == Form::halves ? 2 : 1; }  ///< of the product, for an out channel
   constexpr int reach() const { return (sets - 1) * set_step; }
   /// Positions of x before a tile's first that come with it: whole 16 bytes, `vector` elements.
   constexpr int before(int vector) const { return ((taps - 1) * step + vector - 1) / vector * vector; }
   /// Positions of x that come for `rows` positions. What lanes read at a time of neighbouring channels is then in different banks.
   constexpr int box(int rows, int vector) const { return (before(vector) + rows + reach() + 7) / 16 * 16 + 8; }
+  // A run is the outputs of an out channel for `rows` positions, side by side in shared memory, elements of so many bytes: its bytes, and those from one run to the
+  // next. What lanes write at a time is then in different banks.
+  constexpr int run_bytes(int rows, int element) const { return rows * outputs() * element; }
+  constexpr int run_pitch(int rows, int element) const { return run_bytes(rows, element) + (form == Form::pairs ? 32 : 16); }
 };
 
 /// What a kernel instance computes at a time.
@@ -191,6 +197,7 @@ struct ImplicitGeometry {
   int class_channel[kMostClasses];
   int channel_step;  ///< channels from one eight of a set's columns to the next
   std::uint32_t same[2];  ///< equal, which a compiler does not know: see WindowOperands
+  int team_runs_bytes;  ///< of the place where a team puts its outputs side by side, for the copy engine to store them; 0 if threads store theirs
   bool late[2];      ///< Form::gaps: what a thread stores begins with an output without taps, in even columns and in odd ones
 
   // Order of the tiles.

@@ -14,8 +14,11 @@ using namespace implicit_parts;
 constexpr int kTogether = 4;
 /// A sample's first position is a multiple of it, as that of a tile is: so many elements are a sector of x and of y.
 constexpr int kLead = 8;
-/// Tiles of a team from which on it pays that teams that are late leave tiles to others: it takes one more command on the device.
+/// Tiles of a team from which on it pays that teams that are late leave tiles to others, which takes one more command on the device, and that they go on while
+/// the copy engine stores.
 constexpr int kManyTiles = 16;
+/// Bytes of memory that cost as much as a part of them.
+constexpr int kSectorBytes = 32;
 /// Two stages do not keep up with the products.
 constexpr int kLeastStages = 3;
 
@@ -32,18 +35,19 @@ bool has_form(const Window& window, const ImplicitGeometry& g) {
   return false;
 }
 
-/// Deals channels to sets, so that all that is stored begins at a multiple of 16 bytes, or of as much as sets are apart; false if that cannot be.
-bool set_classes(const Window& window, ImplicitGeometry* g) {
+/// Deals channels to sets, so that all that is stored begins at a multiple of `together` outputs, or of as many as sets are apart; false if that cannot be.
+bool set_classes(const Window& window, int together, ImplicitGeometry* g) {
   const bool by_channel = window.form != Form::halves, gaps = window.form == Form::gaps;
   const int sets = by_channel ? window.sets : 1;
   const int apart = window.set_step * g->stride;                  // outputs from one set to the next
-  const int unit = by_channel ? std::max(kTogether, sets * apart) : kTogether;  // a store begins at a multiple of it
+  const int unit = by_channel ? std::max(together, sets * apart) : together;  // a store begins at a multiple of it
   const std::int64_t row = g->output % unit;
   if (row * (g->out_channels % unit) % unit != 0) return false;  // or groups and samples would differ
   const int of_set = gaps && row % 2 != 0 ? 2 : 1;
   g->classes = of_set * sets;
   if (g->classes > kMostClasses || row * g->classes % unit != 0) return false;
   bool taken[kMostClasses] = {};
+  g->late[0] = g->late[1] = false;
   for (int channel = 0; channel < g->classes; ++channel) {
     const int begin = int(((row * channel - (g->padding - g->shift)) % unit + unit) % unit);  // of position 0, after a multiple
     const int late = gaps ? begin % 2 : 0;
@@ -58,14 +62,14 @@ bool set_classes(const Window& window, ImplicitGeometry* g) {
   return true;
 }
 
-/// false if there are more rows than the kernel counts.
-bool set_rows(const ImplicitTile& tile, ImplicitGeometry* g) {
+/// `tile_rows`: positions from one tile to the next. false if there are more rows than the kernel counts.
+bool set_rows(const ImplicitTile& tile, int tile_rows, ImplicitGeometry* g) {
   const bool gaps = tile.window.form == Form::gaps;
   // A set that is further begins with positions before the first; and with gaps an output before a position's own is stored with it.
   g->first_position = floor_div(floor_div(g->padding, g->stride) - tile.window.reach() - gaps, kLead) * kLead;
   g->first_output = g->first_position * g->stride - g->padding + g->shift;
   const std::int64_t positions = floor_div(g->output - 1 - g->first_output, g->stride) + 1 + gaps;
-  g->tile_rows = tile.warpgroup_rows();
+  g->tile_rows = tile_rows;
   const std::int64_t tiles = ceil_div(positions, g->tile_rows);
   constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max() - (1 << 20);
   if (g->input > kMost || g->first_position + positions > kMost || tiles > kMost / g->batch) return false;
@@ -87,21 +91,25 @@ bool set_columns(const ImplicitTile& tile, ImplicitGeometry* g) {
   return true;
 }
 
-/// false if there is not enough room for the weights of a column tile and stages of x.
-bool set_memory(int element, bool split, const ImplicitTile& tile, const DeviceTraits& traits, ImplicitGeometry* g) {
+/// `runs`: teams put their outputs side by side if there is room. false if there is not enough for the weights of a column tile and stages of x.
+bool set_memory(int element, bool split, bool runs, const ImplicitTile& tile, const DeviceTraits& traits, ImplicitGeometry* g) {
   const int parts = split ? 2 : 1, channels = tile.words * 4 / element;  // of a chunk
   g->chunk_taps = g->taps, g->tap_blocks = 1;
   g->channel_blocks = g->chunks = int(ceil_div(g->in_channels, channels));
-  g->slots = tile.window.box(g->tile_rows, 16 / element);
+  g->slots = tile.window.box(tile.warpgroup_rows(), 16 / element);
   g->x_bytes = g->slots * channels * element;
   const std::int64_t chunk = std::int64_t{g->taps} * tile.words * tile.columns * int(sizeof(float)) * parts;
   g->staging_bytes = tile.columns * int(sizeof(float)), g->stagings = 1;
   const std::int64_t fixed = kBarrierBytes + g->staging_bytes + chunk * g->chunks;
-  const std::int64_t stages = (shared_limit(traits.compute_capability) - fixed) / (std::int64_t{g->teams} * g->x_bytes);
+  const std::int64_t free = shared_limit(traits.compute_capability) - fixed;
+  const auto stages_beside = [&](int team_bytes) { return (free / g->teams - team_bytes) / g->x_bytes; };
+  const int run_bytes = tile.columns / tile.window.channel_columns() * tile.window.run_pitch(tile.warpgroup_rows(), element);
+  g->team_runs_bytes = runs && stages_beside(run_bytes) >= kLeastStages ? run_bytes : 0;
+  const std::int64_t stages = stages_beside(g->team_runs_bytes);
   if (stages < kLeastStages) return false;
   g->weight_bytes = int(chunk);
   g->stages = int(std::min<std::int64_t>(stages, kMostStages));
-  g->shared_bytes = int(fixed + std::int64_t{g->stages} * g->teams * g->x_bytes);
+  g->shared_bytes = int(fixed + (g->stages * g->x_bytes + g->team_runs_bytes) * g->teams);
   return true;
 }
 
@@ -117,6 +125,9 @@ bool set_order(const DeviceTraits& traits, ImplicitGeometry* g) {
   return true;
 }
 
+/// Whether each team has so many tiles that its time is what counts, not a tile's.
+bool has_many_tiles(const ImplicitGeometry& g) { return g.row_tiles >= kManyTiles * std::int64_t{g.blocks / g.all_column_tiles} * g.teams; }
+
 }  // namespace
 
 bool make_window_geometry(const Problem& problem, Precision precision, const ImplicitTile& tile, const DeviceTraits& traits, ImplicitGeometry* geometry) {
@@ -131,17 +142,22 @@ bool make_window_geometry(const Problem& problem, Precision precision, const Imp
   g.sets = window.sets, g.shift = window.form == Form::halves ? 1 : 0;
   g.teams = tile.warpgroups();
   g.in_turn = g.teams > 1 && std::int64_t{g.in_channels} * g.taps >= kInTurnDepth;
-  if (g.input % vector != 0 || !has_form(window, g) || !set_classes(window, &g) || !set_rows(tile, &g) || !set_columns(tile, &g) ||
-      !set_memory(element, split, tile, traits, &g) || !set_order(traits, &g)) {
-    return false;
+  if (g.input % vector != 0 || !has_form(window, g)) return false;
+  const bool at_sectors = set_classes(window, kSectorBytes / element, &g), at_vectors = at_sectors || set_classes(window, std::max(kTogether, vector), &g);
+  if (!at_vectors && !set_classes(window, kTogether, &g)) return false;
+  const int rows = tile.warpgroup_rows();
+  if (!set_rows(tile, rows, &g) || !set_columns(tile, &g) || !set_order(traits, &g)) return false;
+  if (!set_memory(element, split, at_vectors && has_many_tiles(g), tile, traits, &g)) return false;
+  if (g.team_runs_bytes > 0 && !at_sectors && !g.in_turn && !split) {  // memory is what limits: runs of whole sectors are worth more tiles
+    const int sector_rows = kSectorBytes / element / window.outputs();
+    if (!set_rows(tile, rows - sector_rows, &g) || !set_order(traits, &g)) return false;
   }
   *geometry = g;
   return true;
 }
 
 std::int64_t window_workspace_bytes(const ImplicitGeometry& g) {
-  const std::int64_t teams = std::int64_t{g.blocks / g.all_column_tiles} * g.teams;  // of a column tile
-  return g.row_tiles >= kManyTiles * teams ? g.all_column_tiles * std::int64_t{sizeof(int)} : 0;
+  return has_many_tiles(g) ? g.all_column_tiles * std::int64_t{sizeof(int)} : 0;
 }
 
 }  // namespace convt_gemm

@@ -142,6 +142,28 @@ TEST_P(WindowKernels, BeginAnywhereInASector) {
   EXPECT_GE(served, kernel.instance.tile.window.form == Form::gaps ? 10 : 2);
 }
 
+/// Many tiles: teams put outputs side by side for the copy engine where they begin at 16 bytes, cut at sectors where they begin in the middle of one.
+TEST_P(WindowKernels, StoreRunsOfEveryAlignment) {
+  const WindowKernel& kernel = GetParam();
+  const Window& window = kernel.instance.tile.window;
+  const int rows = kernel.instance.tile.warpgroup_rows(), element = int(size_of(kernel.instance.dtype));
+  const int teams = kernel.instance.tile.warpgroups(), batch = 4 * teams;
+  int of_runs = 0;
+  for (std::int64_t padding = 0; padding < 4; ++padding) {
+    Problem problem = problem_for(kernel, batch, 3, 16, 3 * rows + 16 + 8 * padding);
+    problem.axis(0).padding = padding;
+    ImplicitGeometry g;
+    if (!geometry_of(in(problem, kernel), kernel, 1, &g) || g.team_runs_bytes == 0) continue;
+    const int cut = rows - g.tile_rows;
+    EXPECT_TRUE(cut == 0 || cut == 32 / element / window.outputs()) << cut;
+    ++of_runs;
+    expect_exact(problem, kernel, 1, {{emulator::Order::starve, emulator::Completion::late, std::uint64_t(padding)}});
+  }
+  // Two sets of single 16-bit outputs, or of pairs, begin at 8 bytes.
+  const bool never = element == 2 && ((window.form == Form::neighbours && window.sets * window.set_step < 8) || window.form == Form::pairs);
+  EXPECT_EQ(of_runs == 0, never) << of_runs;
+}
+
 TEST_P(WindowKernels, DoNotDependOnTheOrderOfThreads) {
   const WindowKernel& kernel = GetParam();
   const int depth = 3 * kernel.instance.tile.words * int(4 / size_of(kernel.instance.dtype)) + 1;
