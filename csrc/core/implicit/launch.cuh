@@ -1,5 +1,5 @@
 #pragma once
-// Launches one instance of the fused kernel; included by the translation unit that is generated for it.
+// Launches one instance of the fused kernel; included by the translation units that are generated for them.
 #include <cuda_runtime.h>
 
 #include <algorithm>

@@ -1,5 +1,5 @@
 #pragma once
-// Launches one instance of the transposed product's kernel; included by the translation unit that is generated for it.
+// Launches one instance of the transposed product's kernel; included by the translation units that are generated for them.
 #define CONVT_GEMM_ALL_PRODUCT_SHAPES  // see gpu_ops.cuh
 #include <cuda_runtime.h>
 

@@ -268,23 +268,29 @@ class Exchange {
     }
   }
 
-  /// Loads of a thread that are on their way at a time.
+  /// Loads of a thread that are on their way at a time, from each of two blocks.
   static constexpr int kTogether = 4;
 
   /// All blocks' sums of `eighths` times 8 positions, added in the order of their parts of the depth.
   __device__ __forceinline__ void add_up(int eighth, int eighths, int blocks, float (&sums)[kTogether][4]) const {
 #pragma unroll
     for (auto& sum : sums) sum[0] = sum[1] = sum[2] = sum[3] = 0;
-    for (int block = 0; block < blocks; ++block) {
-      uint4 parts[kTogether];
+    for (int block = 0; block < blocks; block += 2) {  // their number is even
+      uint4 parts[2][kTogether];
 #pragma unroll
-      for (int i = 0; i < kTogether; ++i) {
-        parts[i] = gpu::load_remote(mine_ + (eighth + (i < eighths ? i : 0)) * kThreads, static_cast<unsigned>(block));
+      for (int b = 0; b < 2; ++b) {
+#pragma unroll
+        for (int i = 0; i < kTogether; ++i) {
+          parts[b][i] = gpu::load_remote(mine_ + (eighth + (i < eighths ? i : 0)) * kThreads, static_cast<unsigned>(block + b));
+        }
       }
 #pragma unroll
-      for (int i = 0; i < kTogether; ++i) {
-        sums[i][0] += __uint_as_float(parts[i].x), sums[i][1] += __uint_as_float(parts[i].y);
-        sums[i][2] += __uint_as_float(parts[i].z), sums[i][3] += __uint_as_float(parts[i].w);
+      for (int b = 0; b < 2; ++b) {
+#pragma unroll
+        for (int i = 0; i < kTogether; ++i) {
+          sums[i][0] += __uint_as_float(parts[b][i].x), sums[i][1] += __uint_as_float(parts[b][i].y);
+          sums[i][2] += __uint_as_float(parts[b][i].z), sums[i][3] += __uint_as_float(parts[b][i].w);
+        }
       }
     }
   }

@@ -1,5 +1,5 @@
 #pragma once
-// Launches one instance of the kernel of windows; included by the translation unit that is generated for it.
+// Launches one instance of the kernel of windows; included by the translation units that are generated for them.
 #include "implicit/launch.cuh"
 #include "implicit/window_kernel.cuh"
 #include "plan/window_geometry.h"

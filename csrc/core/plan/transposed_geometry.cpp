@@ -145,6 +145,7 @@ bool make_transposed_geometry(const Problem& problem, Precision precision, const
   // The stores count bytes of y and places in its rows in 32 bits, and go from one sample into the next at most once for eight positions.
   if (problem.output_elements() * element > std::numeric_limits<std::uint32_t>::max() || g.output > (1 << 29) || g.padding > (1 << 29)) return false;
   if (g.batch > 1 && g.sample_rows.divisor() < 8) return false;
+  if (splits < 1 || (splits & (splits - 1)) != 0) return false;  // the blocks of a cluster are added up two at a time
   t.w.splits = splits;
   g.teams = 1;
   g.tile_rows = tile.positions;
