@@ -507,11 +507,13 @@ class WeightLoader {
   using Element = typename C::Element;
   static constexpr int kPlaces = kWarpgroup / C::kColumns;  // threads that share a column
   static constexpr int kDepth = C::kQuads / kPlaces;        // quads of a tap that each of them loads
+  static constexpr int kThreads = C::kColumns * kPlaces;    // of the warpgroup that have a column
   // What a thread loads at a time: quads of a tap, and taps.
   static constexpr int kBatch = 32 / C::kVector < kDepth ? 32 / C::kVector : kDepth;
   static constexpr int kTaps = C::kLoaders == 1 && kBatch == kDepth && kDepth * C::kVector <= 16 ? 32 / (kDepth * C::kVector) : 1;
-  static_assert(kWarpgroup % C::kColumns == 0 && C::kQuads % kPlaces == 0 && kDepth % kBatch == 0);
+  static_assert((C::kHasWindow || kThreads == kWarpgroup) && C::kQuads % kPlaces == 0 && kDepth % kBatch == 0);
 
+  /// Threads from kThreads on have nothing to load.
   __device__ __forceinline__ WeightLoader(const Params& p, const Tile& tile, int thread) : g_(p.g) {
     column_ = thread % C::kColumns, quad_ = thread / C::kColumns * kDepth;
     const Column column = column_of_tile<C>(g_, tile.column, column_);
@@ -583,7 +585,7 @@ __device__ void load_resident_weights(const Params& p, const Shared& shared, int
     if (c % (C::kWarpgroups + C::kLoaders) != warpgroup) continue;
     if (g.packed) {
       copy_packed_weights(packed_chunk(p, tile, chunk), shared.weight(c), g.weight_bytes, thread);
-    } else {
+    } else if (WeightLoader<C>::kThreads == kWarpgroup || thread < WeightLoader<C>::kThreads) {
       weights.load(chunk, shared.weight(c), [] {});
     }
   }

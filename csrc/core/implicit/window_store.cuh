@@ -24,6 +24,9 @@ struct WindowStore {
   static constexpr int kSetSums = C::kSums / kWindow.sets, kSetColumns = C::kColumns / kWindow.sets;
   /// What a thread stores of eight columns of each set: of its two columns in each, but where they are residues of one output channel.
   static constexpr int kLineSets = kForm == Form::halves ? 1 : kWindow.sets, kLineColumns = kForm == Form::pairs ? 1 : 2;
+  /// Fours of outputs that a thread stores of a line, and eights of columns that they come from.
+  static constexpr int kFours = kForm == Form::thirds ? 3 : 1;
+  using Four = std::uint32_t[sizeof(Element)];  // as they are in memory
 
   const Params& p;
   const Tile& tile;
@@ -66,27 +69,37 @@ struct WindowStore {
 #pragma unroll
     for (int line = 0; line < kLines; ++line) {
       const int set = line / kLineColumns, odd = line % kLineColumns;
-      to[line] = static_cast<Element*>(p.y) + ((row + channel_of(set, odd)) * g.output + first_output(set, odd, 0));
+      to[line] = static_cast<Element*>(p.y) + ((row + channel_of(set, odd)) * g.output + first_output(set, odd));
     }
 #pragma unroll
-    for (int eight = 0; eight < kSetColumns / 8; ++eight) {
+    for (int eight = 0; eight < kSetColumns / 8; eight += kFours) {
 #pragma unroll
       for (int line = 0; line < kLines; ++line) {
         const int set = line / kLineColumns, odd = line % kLineColumns;
         const float bias = biases[column_of(set, odd) + eight * 8];
 #pragma unroll
         for (int group = 0; group < kGroups; ++group) {
-          float values[4];
+          float values[kFours * 4];
+          Four fours[kFours];
           outputs(sums, group, set, odd, eight, bias, values);
-          if (channels[odd] + eight * g.channel_step >= g.out_channels) continue;  // all classes have as many channels
-          Element* const at = to[line] + group * (8 * 4);
-          if constexpr (kWhole) {
-            store_four(at, values);
-          } else {
-            const std::int64_t output = first_output(set, odd, group);
+          if constexpr (kForm == Form::thirds) {  // by all lanes
+            pack(values, fours);
+            exchange(fours);
+          }
+          if (channels[odd] + eight / kFours * g.channel_step >= g.out_channels) continue;  // all classes have as many channels
+          if constexpr (kForm != Form::thirds) pack(values, fours);
 #pragma unroll
-            for (int i = 0; i < 4; ++i) {
-              if (output + i >= 0 && output + i < g.output) at[i] = from_float<Element>(values[i]);
+          for (int four = 0; four < kFours; ++four) {
+            const int further = (group * kFours + four) * (8 * 4);
+            Element* const at = to[line] + further;
+            if constexpr (kWhole) {
+              store_four(at, fours[four]);
+            } else {
+              const std::int64_t output = first_output(set, odd) + further;
+#pragma unroll
+              for (int i = 0; i < 4; ++i) {
+                if (output + i >= 0 && output + i < g.output) at[i] = element_of(fours[four], i);
+              }
             }
           }
         }
@@ -96,7 +109,7 @@ struct WindowStore {
   }
 
   /// What a thread stores of a line and group.
-  __device__ __forceinline__ void outputs(const Sums<C>& sums, int group, int set, int odd, int eight, float bias, float (&values)[4]) const {
+  __device__ __forceinline__ void outputs(const Sums<C>& sums, int group, int set, int odd, int eight, float bias, float (&values)[kFours * 4]) const {
     gather(sums, group, set, odd, eight, values);
 #pragma unroll
     for (float& value : values) value = activation(value + bias);
@@ -107,25 +120,67 @@ struct WindowStore {
     }
   }
 
-  __device__ __forceinline__ static void store_four(Element* to, const float (&values)[4]) {
+  __device__ __forceinline__ static void pack(const float (&values)[kFours * 4], Four (&fours)[kFours]) {
+#pragma unroll
+    for (int i = 0; i < kFours * 4; ++i) {
+      if constexpr (sizeof(Element) == 4) {
+        fours[i / 4][i % 4] = __float_as_uint(values[i]);
+      } else if (i % 2 == 0) {
+        fours[i / 4][i % 4 / 2] = gpu::pack<Element>(values[i], values[i + 1]);
+      }
+    }
+  }
+
+  /// Eight neighbouring lanes have 24 fours of a line, each three one after the other. Afterwards lane i of them has number i, i + 8 and i + 16, so that they
+  /// store side by side. Number 3 lane + k goes to lane (3 lane + k) modulo 8, which is another one for each lane: three shuffles, one for each k. What lane
+  /// i gets there is number i + 8 four, of which k is (i - four) modulo 3.
+  __device__ __forceinline__ void exchange(Four (&fours)[3]) const {
+    const int lane = thread % 32 / 4;
+    Four received[3];
+#pragma unroll
+    for (int k = 0; k < 3; ++k) {
+      const int source = (lane - k) * 3 & 7;  // 3 * 3 is 1 modulo 8
+#pragma unroll
+      for (int i = 0; i < int(sizeof(Element)); ++i) received[k][i] = __shfl_sync(0xffffffffu, fours[k][i], source * 4 + thread % 4);
+    }
+#pragma unroll
+    for (int four = 0; four < 3; ++four) {
+#pragma unroll
+      for (int i = 0; i < int(sizeof(Element)); ++i) {
+        fours[four][i] = lane % 3 == four ? received[0][i] : lane % 3 == (four + 1) % 3 ? received[1][i] : received[2][i];
+      }
+    }
+  }
+
+  __device__ __forceinline__ static Element element_of(const Four& four, int i) {
     if constexpr (sizeof(Element) == 4) {
-      gpu::store_16_bytes(to, make_uint4(__float_as_uint(values[0]), __float_as_uint(values[1]), __float_as_uint(values[2]), __float_as_uint(values[3])));
+      return __uint_as_float(four[i]);
     } else {
-      *reinterpret_cast<uint2*>(to) = make_uint2(gpu::pack<Element>(values[0], values[1]), gpu::pack<Element>(values[2], values[3]));
+      return Element{static_cast<std::uint16_t>(four[i / 2] >> i % 2 * 16)};
+    }
+  }
+
+  __device__ __forceinline__ static void store_four(Element* to, const Four& four) {
+    if constexpr (sizeof(Element) == 4) {
+      gpu::store_16_bytes(to, make_uint4(four[0], four[1], four[2], four[3]));
+    } else {
+      *reinterpret_cast<uint2*>(to) = make_uint2(four[0], four[1]);
     }
   }
 
   /// Of the thread's column in the set's first eight.
   __device__ __forceinline__ int channel_of(int set, int odd) const { return column_of_tile<C>(p.g, tile.column, column_of(set, odd)).channel; }
 
-  /// What a thread stores first of a group of row blocks, as an index into its row of y, in which it may not lie.
-  __device__ __forceinline__ std::int64_t first_output(int set, int odd, int group) const {
+  /// What a thread stores first of the first group of row blocks, as an index into its row of y, in which it may not lie.
+  __device__ __forceinline__ std::int64_t first_output(int set, int odd) const {
     const int further = kForm == Form::halves ? 0 : set * kWindow.set_step;
-    return output_of(first_position() + window_position<C>(group, thread) + further) - (kForm == Form::gaps && p.g.late[odd] ? 1 : 0);
+    const std::int64_t own = output_of(first_position() + window_position<C>(0, thread) + further);
+    if constexpr (kForm == Form::thirds) return own - thread % 32 / 4 * (4 * (kFours - 1));  // see exchange
+    return own - (kForm == Form::gaps && p.g.late[odd] ? 1 : 0);
   }
 
   /// The sums of a line's positions in `eight` columns; with gaps, two of them.
-  __device__ __forceinline__ static void gather(const Sums<C>& sums, int group, int set, int odd, int eight, float (&values)[4]) {
+  __device__ __forceinline__ static void gather(const Sums<C>& sums, int group, int set, int odd, int eight, float (&values)[kFours * 4]) {
     const int at = set * kSetSums + eight * 4, block = group * kGroupBlocks;
     if constexpr (kForm == Form::neighbours) {
       values[0] = sums[block][at + odd], values[1] = sums[block + 1][at + odd], values[2] = sums[block][at + 2 + odd], values[3] = sums[block + 1][at + 2 + odd];
@@ -135,6 +190,9 @@ struct WindowStore {
     } else if constexpr (kForm == Form::halves) {
       values[0] = sums[block][at + odd], values[1] = sums[block][at + kSetSums + odd];
       values[2] = sums[block][at + 2 + odd], values[3] = sums[block][at + kSetSums + 2 + odd];
+    } else if constexpr (kForm == Form::thirds) {
+#pragma unroll
+      for (int i = 0; i < 12; ++i) values[i] = sums[block + i / 3 % 2][at + i % 3 * 4 + i / 6 * 2 + odd];
     } else {
       values[0] = sums[block][at + odd], values[1] = sums[block][at + 2 + odd], values[2] = values[3] = 0;
     }

@@ -27,6 +27,7 @@ bool has_form(const Window& window, const ImplicitGeometry& g) {
     case Form::gaps: return g.stride == 2 && g.gcd == 2;
     case Form::pairs: return g.stride == 2 && g.dilation == 1 && g.residues == 2 && g.padding % 2 == 0;
     case Form::halves: return g.stride == 2 && g.dilation == 1 && g.residues == 2 && g.padding % 2 == 1;
+    case Form::thirds: return g.stride == 3 && g.dilation == 1 && g.residues == 3 && g.padding % kTogether == window.lag();
     case Form::none: return false;
   }
   return false;
@@ -36,7 +37,7 @@ bool has_form(const Window& window, const ImplicitGeometry& g) {
 bool set_classes(const Window& window, ImplicitGeometry* g) {
   const bool by_channel = window.form != Form::halves, gaps = window.form == Form::gaps;
   const int sets = by_channel ? window.sets : 1;
-  const int apart = window.set_step * g->stride;                  // outputs from one set to the next
+  const int apart = sets > 1 ? window.set_step * g->stride : 0;   // outputs from one set to the next
   const int unit = by_channel ? std::max(kTogether, sets * apart) : kTogether;  // a store begins at a multiple of it
   const std::int64_t row = g->output % unit;
   if (row * (g->out_channels % unit) % unit != 0) return false;  // or groups and samples would differ
@@ -45,7 +46,7 @@ bool set_classes(const Window& window, ImplicitGeometry* g) {
   if (g->classes > kMostClasses || row * g->classes % unit != 0) return false;
   bool taken[kMostClasses] = {};
   for (int channel = 0; channel < g->classes; ++channel) {
-    const int begin = int(((row * channel - (g->padding - g->shift)) % unit + unit) % unit);  // of position 0, after a multiple
+    const int begin = int(((row * channel + g->first_output) % unit + unit) % unit);  // of the first position, after a multiple
     const int late = gaps ? begin % 2 : 0;
     int set = 0;
     while (set < sets && (begin - late + set * apart) % unit != 0) ++set;
@@ -58,11 +59,21 @@ bool set_classes(const Window& window, ImplicitGeometry* g) {
   return true;
 }
 
+/// Form::thirds: the latest position up to `latest` that is `lag` before a whole `vector` of x and whose outputs begin at a sector.
+std::int64_t first_of_thirds(std::int64_t latest, int lag, int vector, std::int64_t padding) {
+  constexpr int kSector = 16, kInverse = 11;  // outputs of a sector of any type; 3 times it is 1 modulo that
+  // Position x - lag begins at output 3 x - (3 lag + padding). The latter is a multiple of kTogether, and so is an x for which this is one of kSector. In 16
+  // bits x has to be one of 8: some paddings' stores then begin a quarter of a sector late.
+  const int rest = int((3 * lag + padding) % kSector) * kInverse % kSector / vector * vector;
+  return floor_div(latest + lag - rest, kSector) * kSector + rest - lag;
+}
+
 /// false if there are more rows than the kernel counts.
-bool set_rows(const ImplicitTile& tile, ImplicitGeometry* g) {
+bool set_rows(int vector, const ImplicitTile& tile, ImplicitGeometry* g) {
   const bool gaps = tile.window.form == Form::gaps;
   // A set that is further begins with positions before the first; and with gaps an output before a position's own is stored with it.
-  g->first_position = floor_div(floor_div(g->padding, g->stride) - tile.window.reach() - gaps, kLead) * kLead;
+  const std::int64_t latest = floor_div(g->padding, g->stride) - tile.window.reach() - gaps;
+  g->first_position = tile.window.form == Form::thirds ? first_of_thirds(latest, tile.window.lag(), vector, g->padding) : floor_div(latest, kLead) * kLead;
   g->first_output = g->first_position * g->stride - g->padding + g->shift;
   const std::int64_t positions = floor_div(g->output - 1 - g->first_output, g->stride) + 1 + gaps;
   g->tile_rows = tile.warpgroup_rows();
@@ -131,7 +142,7 @@ bool make_window_geometry(const Problem& problem, Precision precision, const Imp
   g.sets = window.sets, g.shift = window.form == Form::halves ? 1 : 0;
   g.teams = tile.warpgroups();
   g.in_turn = g.teams > 1 && std::int64_t{g.in_channels} * g.taps >= kInTurnDepth;
-  if (g.input % vector != 0 || !has_form(window, g) || !set_classes(window, &g) || !set_rows(tile, &g) || !set_columns(tile, &g) ||
+  if (g.input % vector != 0 || !has_form(window, g) || !set_rows(vector, tile, &g) || !set_classes(window, &g) || !set_columns(tile, &g) ||
       !set_memory(element, split, tile, traits, &g) || !set_order(traits, &g)) {
     return false;
   }
