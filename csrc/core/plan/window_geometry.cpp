@@ -15,7 +15,7 @@ constexpr int kTogether = 4;
 /// A sample's first position is a multiple of it, as that of a tile is: so many elements are a sector of x and of y.
 constexpr int kLead = 8;
 /// Tiles of a team from which on it pays that teams that are late leave tiles to others: it takes one more command on the device.
-constexpr int kManyTiles = 16;
+constexpr int kManyTiles = 12;
 /// Two stages do not keep up with the products.
 constexpr int kLeastStages = 3;
 
