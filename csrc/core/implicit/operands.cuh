@@ -75,7 +75,8 @@ struct Config {
   static constexpr int kVector = 16 / int(sizeof(Element));  // elements of a 16-byte access
   static constexpr int kParts = kSplit ? 2 : 1;              // high and low, one after the other, in operands of eight words
   static_assert(kWarpgroups * (2 * kMostStages + 1) * int(sizeof(std::uint64_t)) <= kBarrierBytes);
-  static_assert(kColumns_ % kColumnBlock == 0 && kWords_ % 8 == 0 && kRows_ % (64 * kRowBlocks_) == 0);
+  static_assert(kColumns_ % (kHasWindow ? 8 : kColumnBlock) == 0 && kWords_ % 8 == 0 && kRows_ % (64 * kRowBlocks_) == 0);
+  static_assert(kWindow.form != Form::thirds || kColumns_ % (24 * kWindow.sets) == 0);
 };
 
 /// A kernel of windows: see window_instances.def.
@@ -174,6 +175,8 @@ __device__ __forceinline__ Column column_of_window(const ImplicitGeometry& g, in
     column.channel = tile * kSetColumns + i, column.residue = set;
   } else if constexpr (C::kWindow.form == Form::pairs) {
     column.channel = (tile * (kSetColumns / 2) + i / 2) * kSets + g.class_channel[set], column.residue = i % 2;
+  } else if constexpr (C::kWindow.form == Form::thirds) {
+    column.channel = (tile * (kSetColumns / 3) + i / 24 * 8 + i % 8) * g.classes + g.class_channel[set], column.residue = i / 8 % 3;
   } else {
     const bool two = g.classes == 2 * kSets;
     column.channel = (tile * (two ? kSetColumns / 2 : kSetColumns) + (two ? i / 2 : i)) * g.classes + g.class_channel[two ? 2 * set + i % 2 : set];

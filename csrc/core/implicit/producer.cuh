@@ -510,7 +510,7 @@ class WeightLoader {
   // What a thread loads at a time: quads of a tap, and taps.
   static constexpr int kBatch = 32 / C::kVector < kDepth ? 32 / C::kVector : kDepth;
   static constexpr int kTaps = C::kLoaders == 1 && kBatch == kDepth && kDepth * C::kVector <= 16 ? 32 / (kDepth * C::kVector) : 1;
-  static_assert(kWarpgroup % C::kColumns == 0 && C::kQuads % kPlaces == 0 && kDepth % kBatch == 0);
+  static_assert((C::kHasWindow || kWarpgroup % C::kColumns == 0) && C::kQuads % kPlaces == 0 && kDepth % kBatch == 0);
 
   __device__ __forceinline__ WeightLoader(const Params& p, const Tile& tile, int thread) : g_(p.g) {
     column_ = thread % C::kColumns, quad_ = thread / C::kColumns * kDepth;
@@ -533,6 +533,7 @@ class WeightLoader {
   /// Loads a part of all chunks, each of which has all `kAllTaps`: every `parts`-th few of their taps from `part` on.
   template <int kAllTaps>
   __device__ __forceinline__ void load_all(unsigned char* to, int part, int parts) const {
+    if (quad_ >= C::kQuads) return;  // a thread of those that columns leave over
     load_taps(part * kTaps, parts * kTaps, g_.chunks * kAllTaps, [](int j) { return Place{j / kAllTaps * kChunkChannels, j % kAllTaps}; }, to, [] {});
   }
 

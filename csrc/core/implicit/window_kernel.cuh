@@ -54,7 +54,7 @@ __device__ __forceinline__ void produce_windows(const WindowParams& params, cons
     const int next = tiles.next();
     const Tile tile = tile_of(g, tiles.number());
     const int sample = g.sample_tiles.quotient(tile.row);
-    const int position = static_cast<int>(g.first_position) + (tile.row - sample * g.sample_tiles.divisor()) * g.tile_rows - C::kWindow.before(C::kVector);
+    const int position = static_cast<int>(g.first_position) + C::kWindow.lag() + (tile.row - sample * g.sample_tiles.divisor()) * g.tile_rows - C::kWindow.before(C::kVector);
     for (int c = 0; c < g.chunks; ++c) {
       gpu::barrier_wait(shared.empty(ring.stage), ring.parity ^ 1);
       if (c == 0) *tile_in_stage(shared, ring.stage) = tiles.number();

@@ -1,5 +1,6 @@
 #pragma once
 // Launches one instance of the kernel of windows; included by the translation units that are generated for them.
+#define CONVT_GEMM_ALL_PRODUCT_SHAPES  // see gpu_ops.cuh
 #include "implicit/launch.cuh"
 #include "implicit/window_kernel.cuh"
 #include "plan/window_geometry.h"

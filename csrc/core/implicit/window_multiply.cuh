@@ -12,7 +12,7 @@ __device__ __forceinline__ int window_position(int group, int thread) {
   return thread / 32 * (16 * C::kRowBlocks) + group * (8 * kPositions) + thread % 32 / 4 * kPositions;
 }
 
-/// Places of x that a thread reads, counted from its first position.
+/// Places of x that a thread reads, counted from its first position, or from the whole vector of x that this is before.
 template <class C>
 struct WindowPlaces {
   static constexpr Window kWindow = C::kWindow;
@@ -21,7 +21,7 @@ struct WindowPlaces {
   static_assert(C::kRowBlocks % kGroupBlocks == 0);
 
   // Where operands begin, and where the words of the last one end.
-  static constexpr int kLowest = -(kWindow.taps - 1) * kWindow.step, kHighest = kGroupBlocks - 1 + kWindow.reach();
+  static constexpr int kLowest = -(kWindow.taps - 1) * kWindow.step - kWindow.lag(), kHighest = kGroupBlocks - 1 + kWindow.reach() - kWindow.lag();
   static constexpr int kAfter = kHighest + kHalf + 1, kSpan = kHighest - kLowest + 1;
   // What is read, in vectors of kPositions.
   static constexpr int kFirst = -((-kLowest + kPositions - 1) / kPositions * kPositions);
@@ -29,6 +29,11 @@ struct WindowPlaces {
   static constexpr int kPlaces = kVectors * kPositions;
   /// Elements from one channel to the next.
   static constexpr int kSlots = kWindow.box(C::kTile.warpgroup_rows(), C::kVector);
+
+  /// Where the operand of a block, a tap and a set begins.
+  __device__ __forceinline__ static constexpr int place(int block, int tap, int set) {
+    return block % kGroupBlocks - kWindow.lag() + set * kWindow.set_step - tap * kWindow.step;
+  }
 
   /// Which of the places from kLowest on operands begin at: some tap and set read them.
   struct Used {
@@ -38,7 +43,7 @@ struct WindowPlaces {
     Used result{};
     for (int set = 0; set < kWindow.sets; ++set) {
       for (int tap = 0; tap < kWindow.taps; ++tap) {
-        for (int block = 0; block < kGroupBlocks; ++block) result.at[block + set * kWindow.set_step - tap * kWindow.step - kLowest] = true;
+        for (int block = 0; block < kGroupBlocks; ++block) result.at[place(block, tap, set) - kLowest] = true;
       }
     }
     return result;
@@ -254,8 +259,8 @@ struct WindowMultiply {
       for (int set = 0; set < kWindow.sets; ++set) {
 #pragma unroll
         for (int block = 0; block < C::kRowBlocks; ++block) {
-          const int place = block % Places::kGroupBlocks + set * kWindow.set_step - tap * kWindow.step;
-          gpu::warpgroup_multiply<C::kOperand>(part_of(sums[block], set), x[block / Places::kGroupBlocks][place - Places::kLowest],
+          const int place = Places::place(block, tap, set) - Places::kLowest;
+          gpu::warpgroup_multiply<C::kOperand>(part_of(sums[block], set), x[block / Places::kGroupBlocks][place],
                                                further(weight, tap * kTapWeights + set * kSetWeights), add || tap > 0);
         }
       }

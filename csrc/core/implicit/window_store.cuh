@@ -27,8 +27,11 @@ struct WindowStore {
   static constexpr int kSetSums = C::kSums / kWindow.sets, kSetColumns = C::kColumns / kWindow.sets;
   /// What a thread stores of eight columns of each set: of its two columns in each, but where they are residues of one output channel.
   static constexpr int kLineSets = kForm == Form::halves ? 1 : kWindow.sets, kLineColumns = kForm == Form::pairs ? 1 : 2;
+  /// Fours of outputs that a thread stores of a line, and eights of columns that they come from.
+  static constexpr int kFours = kForm == Form::thirds ? 3 : 1;
+  using Four = std::uint32_t[sizeof(Element)];  // as they are in memory
   /// A run is a tile's outputs of one out channel, side by side in shared memory.
-  static constexpr int kRuns = C::kColumns / kWindow.channel_columns(), kRunStep = kForm == Form::pairs ? 2 : 1;  // columns to the next run's first
+  static constexpr int kRuns = C::kColumns / kWindow.channel_columns();
   static constexpr int kRunBytes = kWindow.run_bytes(kRows, int(sizeof(Element))), kRunPitch = kWindow.run_pitch(kRows, int(sizeof(Element)));
 
   const Params& p;
@@ -72,9 +75,9 @@ struct WindowStore {
   __device__ __forceinline__ void store_runs(const Sums<C>& sums) const {
     if (gpu::elect()) gpu::bulk_store_wait<0>();  // the last tile's have been read
     gpu::named_barrier(1 + team, kWarpgroup);
-    Element* const place = reinterpret_cast<Element*>(runs + column_of(0, 0) / kRunStep * kRunPitch) + window_position<C>(0, thread) * kWindow.outputs();
+    Element* const place = reinterpret_cast<Element*>(runs + run_of(column_of(0, 0)) * kRunPitch) + window_position<C>(0, thread) * kWindow.outputs();
 #pragma unroll
-    for (int eight = 0; eight < kSetColumns / 8; ++eight) {
+    for (int eight = 0; eight < kSetColumns / 8; eight += kFours) {
 #pragma unroll
       for (int set = 0; set < kLineSets; ++set) {
 #pragma unroll
@@ -82,10 +85,14 @@ struct WindowStore {
           const float bias = biases[column_of(set, odd) + eight * 8];
 #pragma unroll
           for (int group = 0; group < kGroups; ++group) {
-            float values[4];
+            float values[kFours * 4];
+            Four fours[kFours];
             outputs(sums, group, set, odd, eight, bias, values);
-            const int run = (set * kSetColumns + odd + eight * 8) / kRunStep;  // after the thread's first one
-            put_four(place + run * (kRunPitch / int(sizeof(Element))) + group * (8 * 4), values);
+            pack(values, fours);
+            const int run = run_of(set * kSetColumns + odd + eight * 8);  // after the thread's first one
+            Element* const to = place + run * (kRunPitch / int(sizeof(Element))) + group * (8 * kFours * 4);
+#pragma unroll
+            for (int four = 0; four < kFours; ++four) put_four(to + four * 4, fours[four]);
           }
         }
       }
@@ -96,7 +103,7 @@ struct WindowStore {
     constexpr int kWarpRuns = kRuns / 4;
     static_assert(kRuns % 4 == 0 && kWarpRuns <= 32);
     const int first_run = uniform(thread / 32) * kWarpRuns, lane = thread % 32;
-    const int column = (first_run + (lane < kWarpRuns ? lane : 0)) * kRunStep;
+    const int column = column_of_run(first_run + (lane < kWarpRuns ? lane : 0));
     const std::int64_t begin = run_begin(column);
     const bool valid = column_of_tile<C>(p.g, tile.column, column).valid;
     const unsigned bytes = static_cast<unsigned>(p.g.tile_rows * kWindow.outputs() * int(sizeof(Element)));
@@ -112,6 +119,14 @@ struct WindowStore {
       if (elected && run_to != 0) gpu::bulk_store(reinterpret_cast<void*>(run_to), runs + (first_run + run) * kRunPitch + run_skipped, bytes);
     }
     if (elected) gpu::bulk_store_commit();
+  }
+
+  // A run's first column of the product, and the other way round.
+  __device__ __forceinline__ static constexpr int column_of_run(int run) {
+    return kForm == Form::pairs ? 2 * run : kForm == Form::thirds ? run / 8 * 24 + run % 8 : run;
+  }
+  __device__ __forceinline__ static constexpr int run_of(int column) {
+    return kForm == Form::pairs ? column / 2 : kForm == Form::thirds ? column / 24 * 8 + column % 8 : column;
   }
 
   /// What the run begins with that has the column of the product, as an index into y.
@@ -136,27 +151,37 @@ struct WindowStore {
 #pragma unroll
     for (int line = 0; line < kLines; ++line) {
       const int set = line / kLineColumns, odd = line % kLineColumns;
-      to[line] = static_cast<Element*>(p.y) + ((row + channel_of(set, odd)) * g.output + first_output(set, odd, 0));
+      to[line] = static_cast<Element*>(p.y) + ((row + channel_of(set, odd)) * g.output + first_output(set, odd));
     }
 #pragma unroll
-    for (int eight = 0; eight < kSetColumns / 8; ++eight) {
+    for (int eight = 0; eight < kSetColumns / 8; eight += kFours) {
 #pragma unroll
       for (int line = 0; line < kLines; ++line) {
         const int set = line / kLineColumns, odd = line % kLineColumns;
         const float bias = biases[column_of(set, odd) + eight * 8];
 #pragma unroll
         for (int group = 0; group < kGroups; ++group) {
-          float values[4];
+          float values[kFours * 4];
+          Four fours[kFours];
           outputs(sums, group, set, odd, eight, bias, values);
-          if (channels[odd] + eight * g.channel_step >= g.out_channels) continue;  // all classes have as many channels
-          Element* const at = to[line] + group * (8 * 4);
-          if constexpr (kWhole) {
-            store_four(at, values);
-          } else {
-            const std::int64_t output = first_output(set, odd, group);
+          if constexpr (kForm == Form::thirds) {  // by all lanes
+            pack(values, fours);
+            exchange(fours);
+          }
+          if (channels[odd] + eight / kFours * g.channel_step >= g.out_channels) continue;  // all classes have as many channels
+          if constexpr (kForm != Form::thirds) pack(values, fours);
 #pragma unroll
-            for (int i = 0; i < 4; ++i) {
-              if (output + i >= 0 && output + i < g.output) at[i] = from_float<Element>(values[i]);
+          for (int four = 0; four < kFours; ++four) {
+            const int further = (group * kFours + four) * (8 * 4);
+            Element* const at = to[line] + further;
+            if constexpr (kWhole) {
+              store_four(at, fours[four]);
+            } else {
+              const std::int64_t output = first_output(set, odd) + further;
+#pragma unroll
+              for (int i = 0; i < 4; ++i) {
+                if (output + i >= 0 && output + i < g.output) at[i] = element_of(fours[four], i);
+              }
             }
           }
         }
@@ -166,7 +191,7 @@ struct WindowStore {
   }
 
   /// What a thread stores of a line and group.
-  __device__ __forceinline__ void outputs(const Sums<C>& sums, int group, int set, int odd, int eight, float bias, float (&values)[4]) const {
+  __device__ __forceinline__ void outputs(const Sums<C>& sums, int group, int set, int odd, int eight, float bias, float (&values)[kFours * 4]) const {
     gather(sums, group, set, odd, eight, values);
 #pragma unroll
     for (float& value : values) value = activation(value + bias);
@@ -177,34 +202,76 @@ struct WindowStore {
     }
   }
 
-  /// To shared memory.
-  __device__ __forceinline__ static void put_four(Element* to, const float (&values)[4]) {
-    if constexpr (sizeof(Element) == 4) {
-      *reinterpret_cast<float4*>(to) = make_float4(values[0], values[1], values[2], values[3]);
-    } else {
-      *reinterpret_cast<uint2*>(to) = make_uint2(gpu::pack<Element>(values[0], values[1]), gpu::pack<Element>(values[2], values[3]));
+  __device__ __forceinline__ static void pack(const float (&values)[kFours * 4], Four (&fours)[kFours]) {
+#pragma unroll
+    for (int i = 0; i < kFours * 4; ++i) {
+      if constexpr (sizeof(Element) == 4) {
+        fours[i / 4][i % 4] = __float_as_uint(values[i]);
+      } else if (i % 2 == 0) {
+        fours[i / 4][i % 4 / 2] = gpu::pack<Element>(values[i], values[i + 1]);
+      }
     }
   }
 
-  __device__ __forceinline__ static void store_four(Element* to, const float (&values)[4]) {
+  /// Eight neighbouring lanes have 24 fours of a line, each three one after the other. Afterwards lane i of them has number i, i + 8 and i + 16, so that they
+  /// store side by side. Number 3 lane + k goes to lane (3 lane + k) modulo 8, which is another one for each lane: three shuffles, one for each k. What lane
+  /// i gets there is number i + 8 four, of which k is (i - four) modulo 3.
+  __device__ __forceinline__ void exchange(Four (&fours)[3]) const {
+    const int lane = thread % 32 / 4;
+    Four received[3];
+#pragma unroll
+    for (int k = 0; k < 3; ++k) {
+      const int source = (lane - k) * 3 & 7;  // 3 * 3 is 1 modulo 8
+#pragma unroll
+      for (int i = 0; i < int(sizeof(Element)); ++i) received[k][i] = __shfl_sync(0xffffffffu, fours[k][i], source * 4 + thread % 4);
+    }
+#pragma unroll
+    for (int four = 0; four < 3; ++four) {
+#pragma unroll
+      for (int i = 0; i < int(sizeof(Element)); ++i) {
+        fours[four][i] = lane % 3 == four ? received[0][i] : lane % 3 == (four + 1) % 3 ? received[1][i] : received[2][i];
+      }
+    }
+  }
+
+  __device__ __forceinline__ static Element element_of(const Four& four, int i) {
     if constexpr (sizeof(Element) == 4) {
-      gpu::store_16_bytes(to, make_uint4(__float_as_uint(values[0]), __float_as_uint(values[1]), __float_as_uint(values[2]), __float_as_uint(values[3])));
+      return __uint_as_float(four[i]);
     } else {
-      *reinterpret_cast<uint2*>(to) = make_uint2(gpu::pack<Element>(values[0], values[1]), gpu::pack<Element>(values[2], values[3]));
+      return Element{static_cast<std::uint16_t>(four[i / 2] >> i % 2 * 16)};
+    }
+  }
+
+  /// To shared memory.
+  __device__ __forceinline__ static void put_four(Element* to, const Four& four) {
+    if constexpr (sizeof(Element) == 4) {
+      *reinterpret_cast<uint4*>(to) = make_uint4(four[0], four[1], four[2], four[3]);
+    } else {
+      *reinterpret_cast<uint2*>(to) = make_uint2(four[0], four[1]);
+    }
+  }
+
+  __device__ __forceinline__ static void store_four(Element* to, const Four& four) {
+    if constexpr (sizeof(Element) == 4) {
+      gpu::store_16_bytes(to, make_uint4(four[0], four[1], four[2], four[3]));
+    } else {
+      *reinterpret_cast<uint2*>(to) = make_uint2(four[0], four[1]);
     }
   }
 
   /// Of the thread's column in the set's first eight.
   __device__ __forceinline__ int channel_of(int set, int odd) const { return column_of_tile<C>(p.g, tile.column, column_of(set, odd)).channel; }
 
-  /// What a thread stores first of a group of row blocks, as an index into its row of y, in which it may not lie.
-  __device__ __forceinline__ std::int64_t first_output(int set, int odd, int group) const {
+  /// What a thread stores first of the first group of row blocks, as an index into its row of y, in which it may not lie.
+  __device__ __forceinline__ std::int64_t first_output(int set, int odd) const {
     const int further = kForm == Form::halves ? 0 : set * kWindow.set_step;
-    return output_of(first_position() + window_position<C>(group, thread) + further) - (kForm == Form::gaps && p.g.late[odd] ? 1 : 0);
+    const std::int64_t own = output_of(first_position() + window_position<C>(0, thread) + further);
+    if constexpr (kForm == Form::thirds) return own - thread % 32 / 4 * (4 * (kFours - 1));  // see exchange
+    return own - (kForm == Form::gaps && p.g.late[odd] ? 1 : 0);
   }
 
   /// The sums of a line's positions in `eight` columns; with gaps, two of them.
-  __device__ __forceinline__ static void gather(const Sums<C>& sums, int group, int set, int odd, int eight, float (&values)[4]) {
+  __device__ __forceinline__ static void gather(const Sums<C>& sums, int group, int set, int odd, int eight, float (&values)[kFours * 4]) {
     const int at = set * kSetSums + eight * 4, block = group * kGroupBlocks;
     if constexpr (kForm == Form::neighbours) {
       values[0] = sums[block][at + odd], values[1] = sums[block + 1][at + odd], values[2] = sums[block][at + 2 + odd], values[3] = sums[block + 1][at + 2 + odd];
@@ -214,6 +281,9 @@ struct WindowStore {
     } else if constexpr (kForm == Form::halves) {
       values[0] = sums[block][at + odd], values[1] = sums[block][at + kSetSums + odd];
       values[2] = sums[block][at + 2 + odd], values[3] = sums[block][at + kSetSums + 2 + odd];
+    } else if constexpr (kForm == Form::thirds) {
+#pragma unroll
+      for (int i = 0; i < 12; ++i) values[i] = sums[block + i / 3 % 2][at + i % 3 * 4 + i / 6 * 2 + odd];
     } else {
       values[0] = sums[block][at + odd], values[1] = sums[block][at + 2 + odd], values[2] = values[3] = 0;
     }

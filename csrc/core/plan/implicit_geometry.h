@@ -50,6 +50,7 @@ enum class Form : std::int8_t {
   pairs,       ///< stride 2: both residues of two positions, in neighbouring columns
   halves,      ///< the same, of residues numbered by the output: one in each half of the columns
   gaps,        ///< stride 2, where every other output has no tap: two positions, with the biases between them
+  thirds,      ///< stride 3: the twelve of four positions, a third after the other; a residue's eights of columns are two apart
 };
 
 /// How a thread has neighbouring positions. What it reads of a channel is then one window of x for all taps and sets, some vectors of
@@ -58,13 +59,16 @@ struct Window {
   Form form = Form::none;
   int taps = 0, step = 0;  ///< ImplicitGeometry::taps, input_step
   int sets = 1;            ///< of columns, each of which reads x `set_step` positions further than the one before. Rows of y begin at
-  int set_step = 0;        ///< different places of a sector: a channel is in the set whose stores begin where a sector does.
-  constexpr int positions() const { return form == Form::neighbours ? 4 : 2; }
-  constexpr int outputs() const { return form == Form::neighbours ? 1 : 2; }  ///< of a position
-  constexpr int channel_columns() const { return form == Form::pairs || form == Form::halves ? 2 : 1; }  ///< of the product, for an out channel
+  int set_step = 0;        ///< different places of a sector: a channel is in the set whose stores begin where a sector does. Form::thirds: see lag.
+  constexpr int positions() const { return form == Form::neighbours || form == Form::thirds ? 4 : 2; }
+  constexpr int outputs() const { return form == Form::neighbours ? 1 : form == Form::thirds ? 3 : 2; }  ///< of a position
+  /// Columns of the product for an out channel.
+  constexpr int channel_columns() const { return form == Form::thirds ? 3 : form == Form::pairs || form == Form::halves ? 2 : 1; }
   constexpr int reach() const { return (sets - 1) * set_step; }
+  /// What a thread reads of x is whole vectors, but where they begin a stride of 3 may have no store begin: its positions are so many before one.
+  constexpr int lag() const { return form == Form::thirds ? set_step : 0; }
   /// Positions of x before a tile's first that come with it: whole 16 bytes, `vector` elements.
-  constexpr int before(int vector) const { return ((taps - 1) * step + vector - 1) / vector * vector; }
+  constexpr int before(int vector) const { return ((taps - 1) * step + lag() + vector - 1) / vector * vector; }
   /// Positions of x that come for `rows` positions. What lanes read at a time of neighbouring channels is then in different banks.
   constexpr int box(int rows, int vector) const { return (before(vector) + rows + reach() + 7) / 16 * 16 + 8; }
   // A run is the outputs of an out channel for `rows` positions, side by side in shared memory, elements of so many bytes: its bytes, and those from one run to the
@@ -195,7 +199,7 @@ struct ImplicitGeometry {
   // set * classes / sets on; where a set has two, they are neighbouring columns.
   int classes;
   int class_channel[kMostClasses];
-  int channel_step;  ///< channels from one eight of a set's columns to the next
+  int channel_step;  ///< channels from one eight of a set's columns to the next; Form::thirds: from three eights to the next three
   std::uint32_t same[2];  ///< equal, which a compiler does not know: see WindowOperands
   int team_runs_bytes;  ///< of the place where a team puts its outputs side by side, for the copy engine to store them; 0 if threads store theirs
   bool late[2];      ///< Form::gaps: what a thread stores begins with an output without taps, in even columns and in odd ones

@@ -12,11 +12,9 @@ using namespace implicit_parts;
 
 /// Outputs that a thread stores together.
 constexpr int kTogether = 4;
-/// A sample's first position is a multiple of it, as that of a tile is: so many elements are a sector of x and of y.
-constexpr int kLead = 8;
 /// Tiles of a team from which on it pays that teams that are late leave tiles to others, which takes one more command on the device, and that they go on while
 /// the copy engine stores.
-constexpr int kManyTiles = 16;
+constexpr int kManyTiles = 12;
 /// Bytes of memory that cost as much as a part of them.
 constexpr int kSectorBytes = 32;
 /// Two stages do not keep up with the products.
@@ -30,6 +28,7 @@ bool has_form(const Window& window, const ImplicitGeometry& g) {
     case Form::gaps: return g.stride == 2 && g.gcd == 2;
     case Form::pairs: return g.stride == 2 && g.dilation == 1 && g.residues == 2 && g.padding % 2 == 0;
     case Form::halves: return g.stride == 2 && g.dilation == 1 && g.residues == 2 && g.padding % 2 == 1;
+    case Form::thirds: return g.stride == 3 && g.dilation == 1 && g.residues == 3 && g.padding % kTogether == window.lag();
     case Form::none: return false;
   }
   return false;
@@ -39,7 +38,7 @@ bool has_form(const Window& window, const ImplicitGeometry& g) {
 bool set_classes(const Window& window, int together, ImplicitGeometry* g) {
   const bool by_channel = window.form != Form::halves, gaps = window.form == Form::gaps;
   const int sets = by_channel ? window.sets : 1;
-  const int apart = window.set_step * g->stride;                  // outputs from one set to the next
+  const int apart = sets > 1 ? window.set_step * g->stride : 0;   // outputs from one set to the next
   const int unit = by_channel ? std::max(together, sets * apart) : together;  // a store begins at a multiple of it
   const std::int64_t row = g->output % unit;
   if (row * (g->out_channels % unit) % unit != 0) return false;  // or groups and samples would differ
@@ -49,7 +48,7 @@ bool set_classes(const Window& window, int together, ImplicitGeometry* g) {
   bool taken[kMostClasses] = {};
   g->late[0] = g->late[1] = false;
   for (int channel = 0; channel < g->classes; ++channel) {
-    const int begin = int(((row * channel - (g->padding - g->shift)) % unit + unit) % unit);  // of position 0, after a multiple
+    const int begin = int(((row * channel + g->first_output) % unit + unit) % unit);  // of the first position, after a multiple
     const int late = gaps ? begin % 2 : 0;
     int set = 0;
     while (set < sets && (begin - late + set * apart) % unit != 0) ++set;
@@ -62,11 +61,22 @@ bool set_classes(const Window& window, int together, ImplicitGeometry* g) {
   return true;
 }
 
+/// Form::thirds: the latest position up to `latest` that is `lag` before a whole `vector` of x and whose outputs begin at a sector.
+std::int64_t first_of_thirds(std::int64_t latest, int lag, int vector, std::int64_t padding) {
+  constexpr int kSector = 16, kInverse = 11;  // outputs of a sector of any type; 3 times it is 1 modulo that
+  // Position x - lag begins at output 3 x - (3 lag + padding). The latter is a multiple of kTogether, and so is an x for which this is one of kSector. In 16
+  // bits x has to be one of 8: some paddings' stores then begin a quarter of a sector late.
+  const int rest = int((3 * lag + padding) % kSector) * kInverse % kSector / vector * vector;
+  return floor_div(latest + lag - rest, kSector) * kSector + rest - lag;
+}
+
 /// `tile_rows`: positions from one tile to the next. false if there are more rows than the kernel counts.
-bool set_rows(const ImplicitTile& tile, int tile_rows, ImplicitGeometry* g) {
+bool set_rows(int element, const ImplicitTile& tile, int tile_rows, ImplicitGeometry* g) {
   const bool gaps = tile.window.form == Form::gaps;
   // A set that is further begins with positions before the first; and with gaps an output before a position's own is stored with it.
-  g->first_position = floor_div(floor_div(g->padding, g->stride) - tile.window.reach() - gaps, kLead) * kLead;
+  const std::int64_t latest = floor_div(g->padding, g->stride) - tile.window.reach() - gaps;
+  const int sector = kSectorBytes / element;  // a tile begins at one of x and of y, but for what padding and sets are further
+  g->first_position = tile.window.form == Form::thirds ? first_of_thirds(latest, tile.window.lag(), 16 / element, g->padding) : floor_div(latest, sector) * sector;
   g->first_output = g->first_position * g->stride - g->padding + g->shift;
   const std::int64_t positions = floor_div(g->output - 1 - g->first_output, g->stride) + 1 + gaps;
   g->tile_rows = tile_rows;
@@ -143,14 +153,16 @@ bool make_window_geometry(const Problem& problem, Precision precision, const Imp
   g.teams = tile.warpgroups();
   g.in_turn = g.teams > 1 && std::int64_t{g.in_channels} * g.taps >= kInTurnDepth;
   if (g.input % vector != 0 || !has_form(window, g)) return false;
+  const int rows = tile.warpgroup_rows();
+  if (!set_rows(element, tile, rows, &g)) return false;
   const bool at_sectors = set_classes(window, kSectorBytes / element, &g), at_vectors = at_sectors || set_classes(window, std::max(kTogether, vector), &g);
   if (!at_vectors && !set_classes(window, kTogether, &g)) return false;
-  const int rows = tile.warpgroup_rows();
-  if (!set_rows(tile, rows, &g) || !set_columns(tile, &g) || !set_order(traits, &g)) return false;
+  if (!set_columns(tile, &g) || !set_order(traits, &g)) return false;
   if (!set_memory(element, split, at_vectors && has_many_tiles(g), tile, traits, &g)) return false;
-  if (g.team_runs_bytes > 0 && !at_sectors && !g.in_turn && !split) {  // memory is what limits: runs of whole sectors are worth more tiles
-    const int sector_rows = kSectorBytes / element / window.outputs();
-    if (!set_rows(tile, rows - sector_rows, &g) || !set_order(traits, &g)) return false;
+  const int sector = kSectorBytes / element;  // outputs
+  if (g.team_runs_bytes > 0 && !at_sectors && sector % window.outputs() == 0 && !g.in_turn && !split) {
+    // Memory is what limits: runs of whole sectors are worth more tiles.
+    if (!set_rows(element, tile, rows - sector / window.outputs(), &g) || !set_order(traits, &g)) return false;
   }
   *geometry = g;
   return true;

@@ -115,8 +115,12 @@ INSTANTIATE_TEST_SUITE_P(
                       NamedProblem{"halves_without_a_tap", make_problem(5, 16, 10, {{208, 3, 2, 1, 1}}, 1, true)},
                       NamedProblem{"halves_of_groups", make_problem(2, 32, 64, {{400, 4, 2, 1}}, 2, true)},
                       NamedProblem{"pairs", make_problem(2, 70, 34, {{1208, 4, 2}}, 1, true)},
+                      NamedProblem{"thirds", make_problem(2, 100, 70, {{904, 6, 3, 2, 1}}, 1, true)},
+                      NamedProblem{"thirds_without_a_tap", make_problem(5, 16, 10, {{208, 5, 3, 2, 2}}, 1, true)},
+                      NamedProblem{"thirds_of_groups", make_problem(2, 32, 66, {{400, 6, 3, 6, 1}}, 2, true)},
                       NamedProblem{"short_samples", make_problem(70, 9, 8, {{16, 4, 2, 1}})},
-                      NamedProblem{"tiles_taken_in_order", make_problem(4300, 9, 8, {{16, 4, 2, 1}}, 1, true)}),
+                      NamedProblem{"tiles_taken_in_order", make_problem(4300, 9, 8, {{16, 4, 2, 1}}, 1, true)},
+                      NamedProblem{"thirds_taken_in_order", make_problem(4300, 9, 8, {{16, 6, 3, 2, 1}})}),
     ProblemName());
 
 /// More products than one batched call or grid takes, and positions that end just below 2^31.

@@ -42,6 +42,8 @@ std::vector<NamedProblem> served_problems() {
   problems.push_back({"groups", make_problem(3, 32, 64, {{400, 4, 2, 1}}, 2, true)});
   problems.push_back({"gaps_of_even_rows", make_problem(2, 16, 8, {{512, 3, 2, 1, 1, 2}}, 1, true)});
   problems.push_back({"lacking_tap", make_problem(2, 16, 8, {{512, 3, 2, 1, 1}}, 1, true)});
+  problems.push_back({"thirds", make_problem(2, 16, 10, {{512, 6, 3, 6, 1}}, 2, true)});
+  problems.push_back({"thirds_lacking_tap", make_problem(3, 16, 9, {{520, 5, 3, 2, 2}}, 1, true)});
   return problems;
 }
 
@@ -49,7 +51,7 @@ TEST(WindowGeometry, ServesTheLongRowsOfTheCases) {
   std::set<std::string> names;
   for (const NamedProblem& named : served_problems()) names.insert(named.name);
   for (const char* name : {"kernelbench-l1-64", "kernelbench-l1-74", "kernelbench-l1-79", "bigvgan-v2-44k-512x.ups.5-infer", "encodec-24k.decoder.convtr3-infer",
-                           "dac-44.1k.decoder.block3-train", "stable-audio-2-oobleck.decoder.layers.5-train", "hifi-gan-v2.ups.3-infer"}) {
+                           "dac-44.1k.decoder.block3-train", "stable-audio-2-oobleck.decoder.layers.5-train", "hifi-gan-v2.ups.3-infer", "snac-44k.decoder.block3-infer"}) {
     EXPECT_TRUE(names.count(name)) << name;
   }
 }
@@ -70,7 +72,7 @@ TEST(WindowGeometry, BeginsEveryStoreAtAMultipleOfWhatIsStored) {
         const Window& window = implicit_instance(plan.instance).tile.window;
         const bool by_channel = window.form != Form::halves;
         const int sets = by_channel ? window.sets : 1, of_set = g.classes / sets;
-        const std::int64_t unit = by_channel ? std::max<std::int64_t>(4, sets * window.set_step * axis.stride) : 4;
+        const std::int64_t unit = by_channel && sets > 1 ? std::max<std::int64_t>(4, sets * window.set_step * axis.stride) : 4;
         std::set<int> channels;
         for (int place = 0; place < g.classes; ++place) {
           const int set = place / of_set, channel = g.class_channel[place];
@@ -84,7 +86,8 @@ TEST(WindowGeometry, BeginsEveryStoreAtAMultipleOfWhatIsStored) {
           EXPECT_LE(output, 0);  // nothing lies before the first tile
         }
         EXPECT_EQ(g.out_channels * axis.output() % unit, 0);
-        EXPECT_EQ(g.first_position % 8, 0);
+        EXPECT_EQ((g.first_position + window.lag()) % (window.form == Form::thirds ? 16 / std::int64_t(size_of(dtype)) : 8), 0);
+        EXPECT_TRUE(window.form != Form::thirds || g.first_output % (dtype == DType::float32 || axis.padding == 2 ? 16 : 4) == 0);  // a sector, if x lets it
         EXPECT_GE(g.first_output + (std::int64_t{g.sample_tiles.divisor()} * g.tile_rows) * axis.stride, axis.output());  // nor after the last one
         EXPECT_LE(g.shared_bytes, 227 << 10);
         EXPECT_EQ(g.x_bytes % 128, 0);
@@ -103,7 +106,10 @@ TEST(WindowGeometry, RefusesWhatItHasNoWindowFor) {
   EXPECT_TRUE(serves(make_problem(4, 64, 32, {{32768, 4, 2, 1}})));
   EXPECT_FALSE(serves(make_problem(4, 64, 32, {{32767, 4, 2, 1}})));          // rows of x that are not whole 16 bytes
   EXPECT_FALSE(serves(make_problem(4, 64, 32, {{32768, 6, 2, 1}})));          // three taps
-  EXPECT_FALSE(serves(make_problem(4, 64, 32, {{32768, 6, 3, 1}})));          // stride 3
+  EXPECT_TRUE(serves(make_problem(4, 64, 32, {{32768, 6, 3, 2, 1}})));
+  EXPECT_FALSE(serves(make_problem(4, 64, 32, {{32768, 5, 3, 1}})));          // stride 3 and a padding that is not 2 modulo 4
+  EXPECT_FALSE(serves(make_problem(4, 64, 32, {{32768, 6, 3, 2}})));          // or rows of y that are not whole fours
+  EXPECT_FALSE(serves(make_problem(4, 64, 32, {{32768, 8, 4, 2}})));          // stride 4
   EXPECT_FALSE(serves(make_problem(4, 64, 32, {{32768, 4, 2, 1, 1}})));       // rows of y of odd length
   EXPECT_FALSE(serves(make_problem(4, 1024, 512, {{32768, 4, 2, 1}})));       // weights that shared memory does not hold
   EXPECT_FALSE(serves(make_problem(4, 64, 33, {{32768, 4, 2}})));             // a channel without another that begins elsewhere
