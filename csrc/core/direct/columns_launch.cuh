@@ -11,9 +11,9 @@ namespace direct {
 
 template <class Kernel>
 __global__ void __launch_bounds__(kColumnWarps* kWarpLanes, Kernel::kMinBlocks)
-columns_kernel(const __grid_constant__ ColumnParams p, const typename Kernel::T* __restrict__ input,
-               const typename Kernel::T* __restrict__ weight, const typename Kernel::T* __restrict__ bias,
-               typename Kernel::T* __restrict__ output) {
+columns_kernel(const typename Kernel::T* __restrict__ input, const typename Kernel::T* __restrict__ weight,
+               const typename Kernel::T* __restrict__ bias, typename Kernel::T* __restrict__ output,
+               const __grid_constant__ ColumnParams p) {
   extern __shared__ Words shared[];
   auto* const weights = reinterpret_cast<typename Kernel::Quad*>(shared);
   auto* const columns = reinterpret_cast<typename Kernel::Acc*>(shared);
@@ -27,7 +27,7 @@ columns_kernel(const __grid_constant__ ColumnParams p, const typename Kernel::T*
   __syncthreads();
   Kernel::put(p, columns, thread, state);
   __syncthreads();
-  Kernel::template finish<DeviceAccess>(p, block, columns, bias, output, thread);
+  Kernel::template finish<DeviceAccess>(p, block, columns, bias, output, thread, state);
 }
 
 /// Enqueues the problem's kernel. Each dtype has a translation unit of its own, for the time that compiling them takes.
@@ -41,8 +41,8 @@ cudaError_t launch_columns(const Problem& problem, const Tensors& tensors, cudaS
     error = cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, int(g.shared_bytes));
     if (error != cudaSuccess) return static_cast<void>(cudaGetLastError());
     function<<<static_cast<unsigned>(g.blocks), static_cast<unsigned>(g.threads()), static_cast<std::size_t>(g.shared_bytes), stream>>>(
-        p, static_cast<const T*>(tensors.input), static_cast<const T*>(tensors.weight),
-        problem.bias ? static_cast<const T*>(tensors.bias) : nullptr, static_cast<T*>(tensors.output));
+        static_cast<const T*>(tensors.input), static_cast<const T*>(tensors.weight),
+        problem.bias ? static_cast<const T*>(tensors.bias) : nullptr, static_cast<T*>(tensors.output), p);
     error = cudaGetLastError();
   });
   return error;
