@@ -14,8 +14,11 @@ namespace direct {
 inline ColumnParams column_params(const Problem& problem, const ColumnGeometry& g) {
   using Int = std::int32_t;
   ColumnParams p;
-  for (int a = 0; a < kMaxAxes; ++a) p.axis[a] = axis_params<Int>(problem.axes[a]);
-  for (int a = 0; a < kMaxAxes - 1; ++a) p.by_dilation[a] = FastDiv<Int>(p.axis[a].dilation);
+  p.last = axis_params<Int>(problem.axes[2]);
+  for (int a = 0; a < kMaxAxes - 1; ++a) {
+    p.outer[a] = axis_params<Int>(problem.axes[a]);
+    p.by_dilation[a] = FastDiv<Int>(p.outer[a].dilation);
+  }
   p.by_tiles = FastDiv<Int>(g.tiles);
   p.by_inputs1 = FastDiv<Int>(problem.axes[1].input);
   p.by_inputs0 = FastDiv<Int>(problem.axes[0].input);
@@ -25,6 +28,8 @@ inline ColumnParams column_params(const Problem& problem, const ColumnGeometry& 
   p.group_out_channels = Int(problem.group_out_channels());
   p.taps = Int(problem.taps());
   p.columns = Int(problem.group_out_channels() * problem.taps());
+  p.one_axis = problem.axes[0] == convt_gemm::Axis{} && problem.axes[1] == convt_gemm::Axis{};
+  p.threads = Int(g.threads());
   p.slices = Int(g.shape.slices);
   p.splits = Int(g.shape.splits);
   p.split_channels = Int(g.split_channels);
@@ -39,6 +44,11 @@ inline ColumnParams column_params(const Problem& problem, const ColumnGeometry& 
   return p;
 }
 
+template <class T, int J, class Launch>
+void for_columns(const ColumnGeometry& g, const ColumnParams& p, Launch& launch) {
+  g.parked ? launch(Columns<T, J, true>{}, p) : launch(Columns<T, J, false>{}, p);
+}
+
 /// Calls launch(kernel, params) once. `T` is the problem's dtype.
 template <class T, class Launch>
 void for_column_kernel(const Problem& problem, const ColumnGeometry& g, Launch launch) {
@@ -46,15 +56,15 @@ void for_column_kernel(const Problem& problem, const ColumnGeometry& g, Launch l
   const ColumnParams p = column_params(problem, g);
   switch (g.columns) {
     case kColumnCounts[0]:
-      return launch(Columns<T, kColumnCounts[0]>{}, p);
+      return for_columns<T, kColumnCounts[0]>(g, p, launch);
     case kColumnCounts[1]:
-      return launch(Columns<T, kColumnCounts[1]>{}, p);
+      return for_columns<T, kColumnCounts[1]>(g, p, launch);
     case kColumnCounts[2]:
-      return launch(Columns<T, kColumnCounts[2]>{}, p);
+      return for_columns<T, kColumnCounts[2]>(g, p, launch);
     case kColumnCounts[3]:
-      return launch(Columns<T, kColumnCounts[3]>{}, p);
+      return for_columns<T, kColumnCounts[3]>(g, p, launch);
     default:
-      return launch(Columns<T, kColumnCounts[4]>{}, p);
+      return for_columns<T, kColumnCounts[4]>(g, p, launch);
   }
 }
 

@@ -12,9 +12,9 @@ namespace direct {
 
 template <class Kernel>
 __global__ void __launch_bounds__(kColumnWarps* kWarpLanes, Kernel::kMinBlocks)
-columns_kernel(const __grid_constant__ ColumnParams p, const typename Kernel::T* __restrict__ input,
-               const typename Kernel::T* __restrict__ weight, const typename Kernel::T* __restrict__ bias,
-               typename Kernel::T* __restrict__ output) {
+columns_kernel(const typename Kernel::T* __restrict__ input, const typename Kernel::T* __restrict__ weight,
+               const typename Kernel::T* __restrict__ bias, typename Kernel::T* __restrict__ output,
+               const __grid_constant__ ColumnParams p) {
   extern __shared__ Words shared[];
   auto* const weights = reinterpret_cast<typename Kernel::Quad*>(shared);
   auto* const columns = reinterpret_cast<typename Kernel::Acc*>(shared);
@@ -29,7 +29,7 @@ columns_kernel(const __grid_constant__ ColumnParams p, const typename Kernel::T*
   __syncthreads();
   Kernel::put(p, columns, thread, state);
   __syncthreads();
-  Kernel::template finish<DeviceAccess>(p, block, columns, bias, output, thread);
+  Kernel::template finish<DeviceAccess>(p, block, columns, bias, output, thread, state);
 }
 
 /// Enqueues the problem's kernel. Each dtype has a translation unit of its own, for the time that compiling them takes.
@@ -42,9 +42,9 @@ cudaError_t launch_columns(const Problem& problem, const Tensors& tensors, cudaS
     // Set for every call: a runtime keeps it for each device by itself, and the call costs less than a microsecond.
     error = cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, int(g.shared_bytes));
     if (error != cudaSuccess) return static_cast<void>(cudaGetLastError());
-    error = launch_early({static_cast<unsigned>(g.blocks), static_cast<unsigned>(g.threads()), static_cast<std::size_t>(g.shared_bytes), stream}, function, p,
+    error = launch_early({static_cast<unsigned>(g.blocks), static_cast<unsigned>(g.threads()), static_cast<std::size_t>(g.shared_bytes), stream}, function,
                          static_cast<const T*>(tensors.input), static_cast<const T*>(tensors.weight),
-                         problem.bias ? static_cast<const T*>(tensors.bias) : nullptr, static_cast<T*>(tensors.output));
+                         problem.bias ? static_cast<const T*>(tensors.bias) : nullptr, static_cast<T*>(tensors.output), p);
   });
   return error;
 }

@@ -95,7 +95,10 @@ ColumnGeometry column_geometry(const Problem& problem, const ColumnShape& shape)
   g.blocks = problem.batch * problem.groups * problem.axes[0].input * problem.axes[1].input * g.tiles;
   // Neighbouring outputs read columns of `stride` taps at 32/stride neighbouring positions: all in different banks.
   g.pitch = tile + ceil_div(kBanks, last.stride) % kBanks;
-  g.shared_bytes = size * std::max(problem.group_in_channels() * g.columns, shape.splits * columns * g.pitch);
+  const std::int64_t quads = problem.group_in_channels() * g.columns * size / 16;
+  g.parked = g.split_channels <= parked_channels(g.columns, std::size_t(size)) && quads <= g.threads();
+  const std::int64_t inputs = g.parked ? g.split_channels * g.threads() * column_positions(g.columns, std::size_t(size)) : 0;
+  g.shared_bytes = size * std::max(problem.group_in_channels() * g.columns + inputs, shape.splits * g.columns * g.pitch);
   return g;
 }
 

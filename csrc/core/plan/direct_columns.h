@@ -25,6 +25,12 @@ constexpr int column_positions(int columns, std::size_t accumulator_size) {
   return fit < 1 ? 1 : fit > 4 ? 4 : fit;
 }
 
+/// Channels whose inputs a thread asks for at once and then parks in shared memory: 36 registers, and not more than 12.
+constexpr int parked_channels(int columns, std::size_t accumulator_size) {
+  const int fit = 36 / (column_positions(columns, accumulator_size) * int(accumulator_size / 4));
+  return fit > 12 ? 12 : fit;
+}
+
 /// How the warps of a block share its work.
 struct ColumnShape {
   int slices = 1;  ///< of the tile's positions
@@ -39,8 +45,9 @@ struct ColumnGeometry {
   std::int64_t own = 0;             ///< positions of a tile whose outputs are its own
   std::int64_t tiles = 0;           ///< of a row
   std::int64_t blocks = 0;
+  bool parked = false;              ///< few channels: their inputs wait in shared memory
   std::int64_t pitch = 0;           ///< accumulators from one column to the next in shared memory
-  std::int64_t shared_bytes = 0;    ///< the weights at first, then the columns of every split
+  std::int64_t shared_bytes = 0;    ///< the weights and parked inputs at first, then the columns of every split
 
   int threads() const { return shape.slices * shape.splits * kWarpLanes; }
 };

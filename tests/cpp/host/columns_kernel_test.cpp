@@ -9,6 +9,7 @@
 #include <random>
 #include <set>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -73,8 +74,8 @@ Bytes run_as(const Problem& problem, const Operands& operands, const ColumnShape
       every([&](auto t, auto& state) { Kernel::template multiply<CheckedAccess>(p, weights, t, state); });
       shared.forget();
       every([&](auto t, auto& state) { Kernel::put(p, columns, t, state); });
-      every([&](auto t, auto&) {
-        Kernel::template finish<CheckedAccess>(p, block, columns, tensors.bias(), tensors.output(), t);
+      every([&](auto t, auto& state) {
+        Kernel::template finish<CheckedAccess>(p, block, columns, tensors.bias(), tensors.output(), t, state);
       });
     }
   });
@@ -165,16 +166,19 @@ std::vector<NamedProblem> column_problems() {
 }
 
 TEST(ColumnKernelProblems, RunEveryKernel) {
-  std::set<std::pair<DType, int>> run;
+  std::set<std::tuple<DType, int, bool>> run;
   for (const NamedProblem& named : column_problems()) {
     EXPECT_TRUE(direct::columns_serve(named.problem)) << to_string(named.problem);
     for (DType dtype : kDTypes) {
       Problem problem = named.problem;
       problem.dtype = dtype;
-      run.insert({dtype, direct::column_geometry(problem, {}).columns});
+      for (const ColumnShape& shape : shapes_for(problem)) {
+        const direct::ColumnGeometry g = direct::column_geometry(problem, shape);
+        run.insert({dtype, g.columns, g.parked});
+      }
     }
   }
-  EXPECT_EQ(run.size(), std::size(kDTypes) * std::size(direct::kColumnCounts));
+  EXPECT_EQ(run.size(), std::size(kDTypes) * std::size(direct::kColumnCounts) * 2);
 }
 
 class ColumnKernel : public ::testing::TestWithParam<NamedProblem> {};
