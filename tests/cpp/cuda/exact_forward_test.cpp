@@ -123,6 +123,17 @@ INSTANTIATE_TEST_SUITE_P(
                       NamedProblem{"thirds_taken_in_order", make_problem(4300, 9, 8, {{16, 6, 3, 2, 1}})}),
     ProblemName());
 
+/// Tiles between others of their row, and so many that teams go on while the copy engine stores.
+INSTANTIATE_TEST_SUITE_P(
+    LongRowsOfManyTiles, ExactCase,
+    ::testing::Values(NamedProblem{"neighbours", make_problem(1100, 3, 8, {{400, 3, 1}}, 1, true)},
+                      NamedProblem{"neighbours_apart", make_problem(1100, 3, 8, {{400, 5, 1, 0, 0, 3}})},
+                      NamedProblem{"gaps", make_problem(1100, 3, 8, {{400, 3, 2, 1, 0, 2}}, 1, true)},
+                      NamedProblem{"halves", make_problem(1100, 3, 8, {{400, 4, 2, 1}}, 1, true)},
+                      NamedProblem{"pairs", make_problem(1100, 3, 8, {{400, 4, 2}}, 1, true)},
+                      NamedProblem{"thirds", make_problem(1100, 3, 8, {{400, 6, 3, 2, 1}}, 1, true)}),
+    ProblemName());
+
 /// More products than one batched call or grid takes, and positions that end just below 2^31.
 INSTANTIATE_TEST_SUITE_P(
     Many, ExactCase,
