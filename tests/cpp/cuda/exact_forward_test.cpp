@@ -2,9 +2,12 @@
 // its tile, order of summation or pieces, must give the reference's values bit for bit.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
+#include <iterator>
 #include <set>
+#include <string>
 #include <vector>
 
 #include "cuda/plan_runner.h"
@@ -19,6 +22,15 @@ namespace {
 std::int64_t most_pieces() {
   const char* const asked = std::getenv("CONVT_GEMM_MOST_PIECES");
   return asked != nullptr ? std::atoll(asked) : 300;
+}
+
+/// The plans whose names contain what is asked for, or all: sanitizers are to look at some kernels only.
+std::vector<Plan> asked_for(const std::vector<Plan>& plans) {
+  const char* const asked = std::getenv("CONVT_GEMM_PLANS");
+  std::vector<Plan> chosen;
+  std::copy_if(plans.begin(), plans.end(), std::back_inserter(chosen),
+               [&](const Plan& plan) { return asked == nullptr || plan.name().find(asked) != std::string::npos; });
+  return chosen;
 }
 
 /// Limits that cut the columns of the problem into few, some and the most pieces, as far as that is quick.
@@ -45,14 +57,14 @@ void expect_exact(const Problem& base, const Operands& operands, const std::vect
       const PlanRunner runner(problem, operands);
       const std::vector<Plan> plans = plans_of(problem, arithmetic.precision);
       EXPECT_FALSE(plans.empty()) << to_string(problem);
-      for (const Plan& plan : plans) {
+      for (const Plan& plan : asked_for(plans)) {
         SCOPED_TRACE(describe(problem, plan));
         const Bytes first = runner.run(plan);
         ASSERT_TRUE(same_values(problem.dtype, first, want));
         ASSERT_EQ(runner.run(plan), first) << "two runs differ";
       }
       for (std::int64_t limit : tight_limits(problem, arithmetic.precision)) {
-        for (const Plan& plan : plans_of(problem, arithmetic.precision, limit)) {
+        for (const Plan& plan : asked_for(plans_of(problem, arithmetic.precision, limit))) {
           SCOPED_TRACE("workspace limit " + std::to_string(limit) + ": " + describe(problem, plan));
           ASSERT_TRUE(same_values(problem.dtype, runner.run(plan), want));
         }
