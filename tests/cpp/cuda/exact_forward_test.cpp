@@ -24,12 +24,13 @@ std::int64_t most_pieces() {
   return asked != nullptr ? std::atoll(asked) : 300;
 }
 
-/// The plans whose names contain what is asked for, or all: sanitizers are to look at some kernels only.
-std::vector<Plan> asked_for(const std::vector<Plan>& plans) {
+/// The plans whose names contain `part` and what the environment asks for: sanitizers are to look at some kernels only.
+std::vector<Plan> asked_for(const std::vector<Plan>& plans, const std::string& part) {
   const char* const asked = std::getenv("CONVT_GEMM_PLANS");
   std::vector<Plan> chosen;
-  std::copy_if(plans.begin(), plans.end(), std::back_inserter(chosen),
-               [&](const Plan& plan) { return asked == nullptr || plan.name().find(asked) != std::string::npos; });
+  std::copy_if(plans.begin(), plans.end(), std::back_inserter(chosen), [&](const Plan& plan) {
+    return plan.name().find(part) != std::string::npos && (asked == nullptr || plan.name().find(asked) != std::string::npos);
+  });
   return chosen;
 }
 
@@ -47,24 +48,26 @@ std::vector<std::int64_t> tight_limits(const Problem& problem, Precision precisi
   return limits;
 }
 
-void expect_exact(const Problem& base, const Operands& operands, const std::vector<Arithmetic>& arithmetics) {
+/// `part`: of the names of the plans that are run.
+void expect_exact(const Problem& base, const Operands& operands, const std::vector<Arithmetic>& arithmetics, const std::string& part = "") {
   const std::vector<double> expected = expected_output(base, operands);
   for (const Arithmetic& arithmetic : arithmetics) {
     for (Layout layout : kLayouts) {
       const Problem problem = in(base, arithmetic.dtype, layout);
+      const std::vector<Plan> every_plan = plans_of(problem, arithmetic.precision), plans = asked_for(every_plan, part);
+      EXPECT_FALSE(every_plan.empty()) << to_string(problem);
+      if (plans.empty()) continue;
       const Bytes want =
           encode(problem.dtype, arranged(expected, layout, problem.out_channels, problem.output_positions()));
       const PlanRunner runner(problem, operands);
-      const std::vector<Plan> plans = plans_of(problem, arithmetic.precision);
-      EXPECT_FALSE(plans.empty()) << to_string(problem);
-      for (const Plan& plan : asked_for(plans)) {
+      for (const Plan& plan : plans) {
         SCOPED_TRACE(describe(problem, plan));
         const Bytes first = runner.run(plan);
         ASSERT_TRUE(same_values(problem.dtype, first, want));
         ASSERT_EQ(runner.run(plan), first) << "two runs differ";
       }
       for (std::int64_t limit : tight_limits(problem, arithmetic.precision)) {
-        for (const Plan& plan : asked_for(plans_of(problem, arithmetic.precision, limit))) {
+        for (const Plan& plan : asked_for(plans_of(problem, arithmetic.precision, limit), part)) {
           SCOPED_TRACE("workspace limit " + std::to_string(limit) + ": " + describe(problem, plan));
           ASSERT_TRUE(same_values(problem.dtype, runner.run(plan), want));
         }
@@ -135,9 +138,20 @@ INSTANTIATE_TEST_SUITE_P(
                       NamedProblem{"thirds_taken_in_order", make_problem(4300, 9, 8, {{16, 6, 3, 2, 1}})}),
     ProblemName());
 
+class WindowCase : public ExactForward {};
+
+TEST_P(WindowCase, EveryWindowIsTheReference) {
+  const Problem& problem = GetParam().problem;
+  if (Machine::get().traits().compute_capability == 90) {
+    const Problem float32 = in(problem, DType::float32, Layout::channels_first);
+    EXPECT_FALSE(asked_for(plans_of(float32, Precision::tf32), "_windows_").empty());
+  }
+  expect_exact(problem, integer_operands(problem), every_arithmetic(), "_windows_");
+}
+
 /// Tiles between others of their row, and so many that teams go on while the copy engine stores.
 INSTANTIATE_TEST_SUITE_P(
-    LongRowsOfManyTiles, ExactCase,
+    LongRowsOfManyTiles, WindowCase,
     ::testing::Values(NamedProblem{"neighbours", make_problem(1100, 3, 8, {{400, 3, 1}}, 1, true)},
                       NamedProblem{"neighbours_apart", make_problem(1100, 3, 8, {{400, 5, 1, 0, 0, 3}})},
                       NamedProblem{"gaps", make_problem(1100, 3, 8, {{400, 3, 2, 1, 0, 2}}, 1, true)},
