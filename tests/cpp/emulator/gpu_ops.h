@@ -266,7 +266,7 @@ namespace detail {
 template <int kSums>
 constexpr int warpgroup_columns() {
   constexpr int kColumns = 2 * kSums;
-  static_assert(kColumns == 8 || kColumns == 16 || kColumns == 32 || kColumns == 48 || kColumns == 64 || kColumns == 96 ||
+  static_assert(kColumns == 8 || kColumns == 16 || kColumns == 24 || kColumns == 32 || kColumns == 48 || kColumns == 64 || kColumns == 96 ||
                     kColumns == 128 || kColumns == 136 || kColumns == 216 || kColumns == 256,
                 "gpu_ops.cuh has no instruction of so many columns");
   return kColumns;
