@@ -414,7 +414,7 @@ bool fits_int32(const Problem& problem, const Col2imPiece& piece) {
 
 template <class T, class Acc, class Int, int Rank, int V, int Period>
 cudaError_t launch_channels_first(const Problem& problem, const Col2imPiece& piece, const Acc* columns, const T* bias, T* output,
-                           cudaStream_t stream) {
+                                  cudaStream_t stream) {
   // 64 bytes of outputs a thread keep enough loads in flight, half of that where each of them needs indices of its own.
   constexpr int kGroups = V == 1 ? 1 : std::max<int>(1, (Period == V ? 32 : 64) / int(sizeof(Acc)) / V);
   const Axis& last = problem.axes[2];
@@ -440,7 +440,7 @@ cudaError_t launch_channels_first(const Problem& problem, const Col2imPiece& pie
 
 template <class T, class Acc, int Rank>
 cudaError_t launch_for_stride(const Problem& problem, const Col2imPiece& piece, const Acc* columns, const T* bias, T* output,
-                       cudaStream_t stream) {
+                              cudaStream_t stream) {
   constexpr int kVector = 16 / int(sizeof(T));
   switch (problem.axes[2].stride) {
     case 1:
@@ -454,7 +454,7 @@ cudaError_t launch_for_stride(const Problem& problem, const Col2imPiece& piece, 
 
 template <class T, class Acc, class Int>
 cudaError_t launch_channels_last(const Problem& problem, const Col2imPiece& piece, const Acc* columns, const T* bias, T* output,
-                          cudaStream_t stream) {
+                                 cudaStream_t stream) {
   const auto p = make_params<Int>(problem, piece);
   std::int64_t box = 1;
   for (const Range& range : piece.output) box *= range.size();

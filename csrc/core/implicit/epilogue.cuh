@@ -463,7 +463,7 @@ struct Epilogue {
   // --- Store::rows, all rows of one sample: places and runs are the same for all such tiles whose first output is as far after a multiple
   // of 32 bytes, but for the tile's own place in y ------------------------------------------------------------------------------------
 
-  static constexpr int kSector = 32 / int(sizeof(Element));
+  static constexpr int kSector = kSectorBytes / int(sizeof(Element));
 
   template <int kBuffers>
   __device__ __forceinline__ void run_one_sample(const Sums<C>& sums, EpilogueState& state) const {

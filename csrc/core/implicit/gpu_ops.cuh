@@ -135,8 +135,8 @@ __device__ __forceinline__ void bulk_copy(void* shared, const void* global, unsi
 /// Describes a tensor of three axes, and boxes of it that are copied at a time.
 using TensorMap = CUtensorMap;
 
-/// Starts to copy the box of the kernel parameter `map` that begins at (inner, middle, outer), `inner` a multiple of 16 bytes (else the instruction is illegal), to shared memory, aligned to 128
-/// bytes; what lies outside of the tensor is zero. Counts all of the box on the barrier.
+/// Starts to copy the box of the kernel parameter `map` that begins at (inner, middle, outer), `inner` a multiple of 16 bytes (else the instruction is illegal),
+/// to shared memory, aligned to 128 bytes; what lies outside of the tensor is zero. Counts all of the box on the barrier.
 __device__ __forceinline__ void tensor_copy(void* shared, const TensorMap* map, int inner, int middle, int outer, std::uint64_t* barrier) {
 #if __CUDA_ARCH__ >= 900
   asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], [%5];" ::"r"(shared_address(shared)),

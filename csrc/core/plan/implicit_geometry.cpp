@@ -95,8 +95,6 @@ using namespace implicit_parts;
 
 /// Bytes of a staging buffer: blocks with more outputs have fewer columns. If one channel's do not fit, there is more room for it.
 constexpr int kStagingLimit = 36 << 10, kMostStaging = 60 << 10;
-/// Memory's smallest unit of transfer, in bytes.
-constexpr int kSector = 32;
 /// More taps in a chunk save reloading x for them, and cost stages.
 constexpr int kMostChunkTaps = 4;
 /// Depth, in words times taps, from which on threads store four bytes at a time: neighbouring residues are then apart in memory, and
@@ -142,7 +140,7 @@ void set_owned_rows(int element, const ImplicitTile& tile, ImplicitGeometry* g) 
   const int rows = tile.warpgroup_rows(), warpgroups = tile.warpgroups() / g->teams;
   g->owned_rows = g->used_rows = rows, g->boundary = 1;
   if ((g->store != Store::rows && g->store != Store::direct) || g->positions < 4 * rows) return;
-  const int boundary = g->store == Store::rows ? kSector / element : 1, beyond = int(ceil_div(boundary - 1, g->stride));
+  const int boundary = g->store == Store::rows ? kSectorBytes / element : 1, beyond = int(ceil_div(boundary - 1, g->stride));
   const auto try_owned = [&](std::int64_t most, int eighths) {
     const int owned = int(std::max<std::int64_t>(0, std::min<std::int64_t>(most, rows - beyond)) / kVectorPositions * kVectorPositions);
     if (8 * owned < eighths * rows) return false;

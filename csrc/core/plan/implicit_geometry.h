@@ -81,7 +81,7 @@ struct Window {
 struct ImplicitTile {
   Family family;
   int rows;         ///< positions of a block: 64 row_blocks for each warpgroup that multiplies
-  int columns;      ///< (out channel, residue) pairs, a multiple of kColumnBlock
+  int columns;      ///< (out channel, residue) pairs, a multiple of kColumnBlock, or of 8 with a window
   int words;        ///< depth of a chunk for each tap, in words of 32 bits: one float32 channel or two 16-bit ones; a multiple of 8
   int row_blocks;   ///< blocks of 64 rows that a warpgroup has
   int loaders;      ///< warpgroups that load
@@ -225,6 +225,9 @@ struct alignas(8) Place {
   std::int32_t at;
   float bias;
 };
+
+/// Memory's smallest unit of transfer, in bytes: a part of it costs as much as all of it.
+inline constexpr int kSectorBytes = 32;
 
 /// Bytes of shared memory before the operands: the barriers.
 inline constexpr int kBarrierBytes = 512;

@@ -15,8 +15,6 @@ constexpr int kTogether = 4;
 /// Tiles of a team from which on it pays that teams that are late leave tiles to others, which takes one more command on the device, and that they go on while
 /// the copy engine stores.
 constexpr int kManyTiles = 12;
-/// Bytes of memory that cost as much as a part of them.
-constexpr int kSectorBytes = 32;
 /// Two stages do not keep up with the products.
 constexpr int kLeastStages = 3;
 
