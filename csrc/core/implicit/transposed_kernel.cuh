@@ -31,12 +31,7 @@ __device__ __forceinline__ void implicit_gemm_transposed(const TransposedParams&
   if (warp >= C::kMultiplying / 32) {
     gpu::give_registers_back<TransposedRegisters<C>::kLoading>();
     produce_transposed<C>(p, shared, static_cast<int>(threadIdx.x) - C::kMultiplying);
-    if (p.w.splits > 1) {
-      gpu::cluster_barrier();
-      gpu::cluster_arrive_relaxed();
-      gpu::cluster_wait();
-    }
-    return;
+    return;  // the cluster's barriers do not wait for threads that have ended
   }
   gpu::take_registers<TransposedRegisters<C>::kMultiplying>();
   const int thread = static_cast<int>(threadIdx.x % kWarpgroup), warpgroup = warp / 4;
@@ -48,11 +43,11 @@ __device__ __forceinline__ void implicit_gemm_transposed(const TransposedParams&
     if (p.w.splits == 1) {
       store_own<C>(p, memory, at.tile, warpgroup, thread, biases, sums);
     } else {  // the block's only tile
-      gpu::named_barrier(1, C::kMultiplying);  // the stages have been read
-      Exchange<C>(memory, static_cast<int>(threadIdx.x)).put(sums);
+      const int rank = static_cast<int>(gpu::cluster_rank());
+      gpu::cluster_barrier();  // all stages have been read
+      Exchange<C>(p.w, memory, static_cast<int>(threadIdx.x)).give(sums, rank);
       gpu::cluster_barrier();  // everybody's sums are there
-      store_share<C>(p, memory, at.tile, warpgroup, thread, biases);
-      gpu::cluster_barrier();  // and have been read
+      store_share<C>(p, memory, at.tile, warpgroup, thread, rank, biases);
     }
   }
 }

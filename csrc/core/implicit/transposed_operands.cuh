@@ -42,10 +42,10 @@ struct TransposedCursor {
   RingPosition ring;
 
   __device__ __forceinline__ explicit TransposedCursor(const TransposedParams& p) {
-    const int splits = p.w.splits, rank = static_cast<int>(gpu::cluster_rank());
-    number = uniform(static_cast<int>(blockIdx.x) / splits), step = static_cast<int>(gridDim.x) / splits, end = p.g.tiles;
-    first_chunk = p.g.chunks * rank / splits;  // fewer than 2^31 / 8 chunks and at most 8 splits
-    chunks = p.g.chunks * (rank + 1) / splits - first_chunk;
+    const int rank = static_cast<int>(gpu::cluster_rank()), log2_splits = p.w.log2_splits;
+    number = uniform(static_cast<int>(blockIdx.x) >> log2_splits), step = static_cast<int>(gridDim.x) >> log2_splits, end = p.g.tiles;
+    first_chunk = p.g.chunks * rank >> log2_splits;  // fewer than 2^31 / 8 chunks and at most 8 splits
+    chunks = (p.g.chunks * (rank + 1) >> log2_splits) - first_chunk;
     start_tile(p.g);
   }
 
@@ -53,7 +53,7 @@ struct TransposedCursor {
 
   __device__ __forceinline__ void start_tile(const ImplicitGeometry& g) {
     c = 0;
-    chunk.channel_block = first_chunk / g.tap_blocks, chunk.tap_block = first_chunk - chunk.channel_block * g.tap_blocks;
+    chunk.channel_block = g.tap_blocks == 1 ? first_chunk : first_chunk / g.tap_blocks, chunk.tap_block = first_chunk - chunk.channel_block * g.tap_blocks;
     if (!done()) tile = tile_of(g, number);
   }
 

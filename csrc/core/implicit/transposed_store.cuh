@@ -140,17 +140,19 @@ class StagedStore {
   /// Before put(): what was in the buffer has been stored.
   __device__ __forceinline__ void start() const { gpu::named_barrier(barrier_, kWarpgroup); }
 
-  /// Sums of C::kStagedEighths times eight positions.
-  __device__ __forceinline__ void put(const float (&sums)[C::kStagedEighths][4]) const {
+  /// Sums of kEighths times eight positions, of which `eighths` exist, from the buffer's position 8 `eighth` on.
+  template <int kEighths>
+  __device__ __forceinline__ void put(const float (&sums)[kEighths][4], int eighth = 0, int eighths = kEighths) const {
     const int stride = gpu::in_register(stride_);  // or places would be kept in registers from round to round
     if (pairs_) {
       if (to_[0] == nullptr) return;
 #pragma unroll
-      for (int i = 0; i < C::kStagedEighths; ++i) {
+      for (int i = 0; i < kEighths; ++i) {
+        if (i >= eighths) break;
 #pragma unroll
         for (int odd = 0; odd < 2; ++odd) {
           const float first = activation_(sums[i][odd] + biases_.value[0]), second = activation_(sums[i][2 + odd] + biases_.value[1]);
-          Element* const to = to_[0] + (i * 8 + odd) * stride;
+          Element* const to = to_[0] + ((eighth + i) * 8 + odd) * stride;
           store_pair<Element>(to, first, second);
         }
       }
@@ -159,10 +161,11 @@ class StagedStore {
       for (int half = 0; half < 2; ++half) {
         if (to_[half] == nullptr) continue;
 #pragma unroll
-        for (int i = 0; i < C::kStagedEighths; ++i) {
+        for (int i = 0; i < kEighths; ++i) {
+          if (i >= eighths) break;
 #pragma unroll
           for (int odd = 0; odd < 2; ++odd) {
-            to_[half][(i * 8 + odd) * stride] = from_float<Element>(activation_(sums[i][2 * half + odd] + biases_.value[half]));
+            to_[half][((eighth + i) * 8 + odd) * stride] = from_float<Element>(activation_(sums[i][2 * half + odd] + biases_.value[half]));
           }
         }
       }
@@ -251,53 +254,58 @@ class StagedStore {
   Activation activation_{};
 };
 
-/// Sums of a tile on their way between the blocks of a cluster, in what were the stages: four of each thread and eight positions.
+/// Sums of a tile on their way between the blocks of a cluster. Each block gets a share of the positions, in what were its stages: a place for what each of the
+/// blocks has of them, and there four sums of each thread and eight positions.
 template <class C>
 class Exchange {
  public:
-  static constexpr int kEighths = C::kPositions / 8;
+  /// Loads of a thread that are on their way at a time.
+  static constexpr int kTogether = 4;
 
   /// `thread`: among those that multiply.
-  __device__ __forceinline__ Exchange(unsigned char* memory, int thread) : mine_(reinterpret_cast<uint4*>(memory + kBarrierBytes) + thread) {}
+  __device__ __forceinline__ Exchange(const WeightTiles& w, unsigned char* memory, int thread)
+      : places_(reinterpret_cast<uint4*>(memory + kBarrierBytes) + thread), blocks_(w.splits), share_(w.share_eighths) {}
 
-  __device__ __forceinline__ void put(const float (&sums)[C::kSums]) const {
+  /// Gives this block's sums to the blocks that have a share in them, whose stages are not read any more.
+  __device__ __forceinline__ void give(const float (&sums)[C::kSums], int rank) const {
+    uint4* const place = places_ + rank * share_ * kThreads;
+    int owner = 0, in_share = 0;
 #pragma unroll
-    for (int eighth = 0; eighth < kEighths; ++eighth) {
-      mine_[eighth * kThreads] = make_uint4(__float_as_uint(sums[4 * eighth]), __float_as_uint(sums[4 * eighth + 1]),
-                                            __float_as_uint(sums[4 * eighth + 2]), __float_as_uint(sums[4 * eighth + 3]));
+    for (int eighth = 0; eighth < C::kPositions / 8; ++eighth) {
+      const uint4 four = make_uint4(__float_as_uint(sums[4 * eighth]), __float_as_uint(sums[4 * eighth + 1]),
+                                    __float_as_uint(sums[4 * eighth + 2]), __float_as_uint(sums[4 * eighth + 3]));
+      uint4* const to = place + in_share * kThreads;
+      if (owner == rank) {
+        *to = four;
+      } else {
+        gpu::store_remote(to, static_cast<unsigned>(owner), four);
+      }
+      if (++in_share == share_) in_share = 0, ++owner;
     }
   }
 
-  /// Loads of a thread that are on their way at a time, from each of two blocks.
-  static constexpr int kTogether = 4;
-
-  /// All blocks' sums of `eighths` times 8 positions, added in the order of their parts of the depth.
-  __device__ __forceinline__ void add_up(int eighth, int eighths, int blocks, float (&sums)[kTogether][4]) const {
+  /// All blocks' sums of `eighths` times 8 positions of the share from its position 8 `eighth` on, added in the order of their parts of the depth.
+  __device__ __forceinline__ void add_up(int eighth, int eighths, float (&sums)[kTogether][4]) const {
 #pragma unroll
     for (auto& sum : sums) sum[0] = sum[1] = sum[2] = sum[3] = 0;
-    for (int block = 0; block < blocks; block += 2) {  // their number is even
-      uint4 parts[2][kTogether];
+    const uint4* from = places_ + eighth * kThreads;
+#pragma unroll 2
+    for (int block = 0; block < blocks_; ++block, from += share_ * kThreads) {
+      uint4 parts[kTogether];
 #pragma unroll
-      for (int b = 0; b < 2; ++b) {
+      for (int i = 0; i < kTogether; ++i) parts[i] = from[(i < eighths ? i : 0) * kThreads];
 #pragma unroll
-        for (int i = 0; i < kTogether; ++i) {
-          parts[b][i] = gpu::load_remote(mine_ + (eighth + (i < eighths ? i : 0)) * kThreads, static_cast<unsigned>(block + b));
-        }
-      }
-#pragma unroll
-      for (int b = 0; b < 2; ++b) {
-#pragma unroll
-        for (int i = 0; i < kTogether; ++i) {
-          sums[i][0] += __uint_as_float(parts[b][i].x), sums[i][1] += __uint_as_float(parts[b][i].y);
-          sums[i][2] += __uint_as_float(parts[b][i].z), sums[i][3] += __uint_as_float(parts[b][i].w);
-        }
+      for (int i = 0; i < kTogether; ++i) {
+        sums[i][0] += __uint_as_float(parts[i].x), sums[i][1] += __uint_as_float(parts[i].y);
+        sums[i][2] += __uint_as_float(parts[i].z), sums[i][3] += __uint_as_float(parts[i].w);
       }
     }
   }
 
  private:
   static constexpr int kThreads = C::kMultiplying;
-  uint4* mine_;
+  uint4* places_;  ///< of the thread
+  int blocks_, share_;
 };
 
 /// Stores a tile's own sums.
@@ -328,22 +336,32 @@ __device__ __forceinline__ void store_own(const TransposedParams& p, unsigned ch
   for (int eighth = 0; eighth < kEighths; ++eighth) store({own[4 * eighth], own[4 * eighth + 1], own[4 * eighth + 2], own[4 * eighth + 3]});
 }
 
-/// Stores this block's share of the positions of a tile, whose sums the blocks of a cluster have in parts.
+/// Stores this block's share of the positions of a tile, whose sums the blocks of a cluster have given it.
 template <class C>
-__device__ __forceinline__ void store_share(const TransposedParams& p, unsigned char* memory, const Tile& tile, int warpgroup, int thread, const ColumnBiases& biases) {
+__device__ __forceinline__ void store_share(const TransposedParams& p, unsigned char* memory, const Tile& tile, int warpgroup, int thread, int rank,
+                                            const ColumnBiases& biases) {
   constexpr int kTogether = Exchange<C>::kTogether;
-  const int splits = p.w.splits, rank = static_cast<int>(gpu::cluster_rank());
-  const int first = C::kPositions / 8 * rank / splits, after = C::kPositions / 8 * (rank + 1) / splits;
-  const Exchange<C> exchange(memory, static_cast<int>(threadIdx.x));
+  const Exchange<C> exchange(p.w, memory, static_cast<int>(threadIdx.x));
+  const int first = rank * p.w.share_eighths, left = C::kPositions / 8 - first, eighths = left < p.w.share_eighths ? left : p.w.share_eighths;
+  float sums[kTogether][4];
+  if (p.w.staged) {
+    if (eighths <= 0) return;
+    const StagedStore<C> store(p, memory, tile, warpgroup, thread, biases);
+#pragma unroll 1
+    for (int eighth = 0; eighth < eighths; eighth += kTogether) {
+      exchange.add_up(eighth, eighths - eighth, sums);
+      store.put(sums, eighth, eighths - eighth);
+    }
+    store.finish(first, eighths);
+    return;
+  }
   TransposedStore<C> store(p, tile, warpgroup, thread, first, biases);
 #pragma unroll 1
-  for (int eighth = first; eighth < after; eighth += kTogether) {
-    const int eighths = after - eighth < kTogether ? after - eighth : kTogether;
-    float sums[kTogether][4];
-    exchange.add_up(eighth, eighths, splits, sums);
+  for (int eighth = 0; eighth < eighths; eighth += kTogether) {
+    exchange.add_up(eighth, eighths - eighth, sums);
 #pragma unroll
     for (int i = 0; i < kTogether; ++i) {
-      if (i < eighths) store(sums[i]);
+      if (eighth + i < eighths) store(sums[i]);
     }
   }
 }

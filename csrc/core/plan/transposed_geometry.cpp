@@ -66,16 +66,17 @@ bool set_weight_pieces(int element, const TransposedTile& tile, TransposedGeomet
 /// How outputs go to memory.
 void set_staging(int element, const TransposedTile& tile, TransposedGeometry* t) {
   const ImplicitGeometry& g = t->g;
+  const int positions = t->w.splits > 1 ? t->w.share_eighths * 8 : tile.staged_positions();
   const std::int64_t outputs = std::int64_t{g.sample_rows.divisor()} * g.stride;
-  const std::int64_t all = (std::int64_t{g.row_tiles} * g.tile_rows + tile.staged_positions()) * g.stride;
-  t->w.staged = tile.staged_positions() > 0 && t->w.group_channels > 0 && g.dilation == 1 && outputs <= kMostOutputs && all <= kMostOutputs;
+  const std::int64_t all = (std::int64_t{g.row_tiles} * g.tile_rows + positions) * g.stride;
+  t->w.staged = positions > 0 && t->w.group_channels > 0 && g.dilation == 1 && outputs <= kMostOutputs && all <= kMostOutputs;
   if (!t->w.staged) return;
   const int most = kVectorBytes / element;
   int vector = most;
   while (g.output % vector != 0 || (g.batch > 1 && outputs % vector != 0)) vector /= 2;
   while (1 << t->w.log2_vector < vector) ++t->w.log2_vector;
   t->w.first_in_vector = int((g.first_output % vector + vector) % vector);
-  t->w.staging_pitch = tile.staged_positions() * g.stride + most;
+  t->w.staging_pitch = positions * g.stride + most;
   t->w.sample_outputs = FastDiv<std::int32_t>(outputs);
 }
 
@@ -104,17 +105,17 @@ bool set_stages(int element, bool split, int chunk_taps, const TransposedTile& t
   const int groups = tile.columns / kGroupColumns;
   std::int64_t room = shared_limit(traits.compute_capability) - kBarrierBytes;
   if (room < kLeastStages * stage_bytes) return false;
-  std::int64_t staging_bytes = round_up(std::int64_t{t->w.group_channels} * t->w.staging_pitch * element, 16);
-  t->w.staged = t->w.staged && room - groups * staging_bytes >= kLeastStages * stage_bytes;  // else threads store what they have
-  if (!t->w.staged) staging_bytes = 0;
-  room -= groups * staging_bytes;
-  t->w.staging_bytes = int(staging_bytes);
+  const std::int64_t staging_bytes = groups * round_up(std::int64_t{t->w.group_channels} * t->w.staging_pitch * element, 16);
+  // The blocks of a cluster exchange sums, and put outputs side by side, in what were the stages.
+  const std::int64_t exchanged = t->w.splits > 1 ? std::int64_t{t->w.splits} * t->w.share_eighths * 8 * tile.columns * 4 : 0;
+  const std::int64_t reserved = t->w.splits > 1 || !t->w.staged || room - staging_bytes < kLeastStages * stage_bytes ? 0 : staging_bytes;
   g.x_bytes = int(x_bytes), g.weight_bytes = int(weight_bytes);
-  g.stages = int(std::min<std::int64_t>(kMostStages, room / stage_bytes));
-  // The sums of a tile go through what the stages were.
-  const std::int64_t exchanged = t->w.splits > 1 ? std::int64_t{tile.columns} * tile.positions * 4 : 0;
-  if (g.stages * stage_bytes < exchanged) return false;
-  g.shared_bytes = int(kBarrierBytes + g.stages * stage_bytes + groups * staging_bytes);
+  g.stages = int(std::min<std::int64_t>(kMostStages, (room - reserved) / stage_bytes));
+  const std::int64_t stages_bytes = g.stages * stage_bytes;
+  if (stages_bytes < exchanged) return false;
+  t->w.staged = t->w.staged && (t->w.splits > 1 ? exchanged + staging_bytes <= stages_bytes : reserved > 0);  // else threads store what they have
+  t->w.staging_bytes = t->w.staged ? int(staging_bytes / groups) : 0;
+  g.shared_bytes = int(kBarrierBytes + stages_bytes + reserved);
   return true;
 }
 
@@ -145,8 +146,9 @@ bool make_transposed_geometry(const Problem& problem, Precision precision, const
   // The stores count bytes of y and places in its rows in 32 bits, and go from one sample into the next at most once for eight positions.
   if (problem.output_elements() * element > std::numeric_limits<std::uint32_t>::max() || g.output > (1 << 29) || g.padding > (1 << 29)) return false;
   if (g.batch > 1 && g.sample_rows.divisor() < 8) return false;
-  if (splits < 1 || (splits & (splits - 1)) != 0) return false;  // the blocks of a cluster are added up two at a time
-  t.w.splits = splits;
+  if (splits < 1 || (splits & (splits - 1)) != 0) return false;
+  while (1 << t.w.log2_splits < splits) ++t.w.log2_splits;
+  t.w.splits = splits, t.w.share_eighths = int(ceil_div(tile.positions / 8, splits));
   g.teams = 1;
   g.tile_rows = tile.positions;
   g.row_tiles = int(ceil_div(g.batch * g.sample_rows.divisor(), g.tile_rows));

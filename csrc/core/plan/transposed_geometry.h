@@ -44,10 +44,12 @@ struct WeightTiles {
   int pitch;       ///< elements from one channel's piece to the next channel's
   int tap_offset;  ///< elements from one tap of a column to the next
 
-  int splits;      ///< blocks of a cluster, which share out the chunks of a tile
+  // Blocks of a cluster, which share out the chunks of a tile, and then its positions: each adds up the sums of 8 share_eighths of them, the last ones of what is left.
+  int splits, log2_splits;
+  int share_eighths;
 
-  // A warpgroup that has channels of its own puts the outputs of some positions, which follow each other in memory, into a buffer first, one row of it for each
-  // channel, and stores them from there, up to 16 bytes of a row at a time: rows begin as far after such a vector in the buffer as in y.
+  // A warpgroup that has channels of its own puts the outputs of some positions (in a cluster: of its share), which follow each other in memory, into a buffer first,
+  // one row of it for each channel, and stores them from there, up to 16 bytes of a row at a time: rows begin as far after such a vector in the buffer as in y.
   bool staged;
   int staging_pitch;                     ///< elements from row to row
   int staging_bytes;                     ///< of a warpgroup
