@@ -263,6 +263,21 @@ __device__ __forceinline__ uint4 load_remote(const void* shared, unsigned rank) 
   return value;
 }
 
+/// Starts to store 16 bytes where load_remote finds them, and counts them on the barrier that lies there where `barrier` points in this block.
+__device__ __forceinline__ void store_remote(void* shared, unsigned rank, uint4 value, std::uint64_t* barrier) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile(
+      "{\n"
+      ".reg .b32 remote, counter;\n"
+      "mapa.shared::cluster.u32 remote, %0, %1;\n"
+      "mapa.shared::cluster.u32 counter, %6, %1;\n"
+      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [remote], {%2, %3, %4, %5}, [counter];\n"
+      "}\n" ::"r"(shared_address(shared)),
+      "r"(rank), "r"(value.x), "r"(value.y), "r"(value.z), "r"(value.w), "r"(shared_address(barrier))
+      : "memory");
+#endif
+}
+
 /// Stores 16 bytes where load_remote finds them.
 __device__ __forceinline__ void store_remote(void* shared, unsigned rank, uint4 value) {
 #if __CUDA_ARCH__ >= 900

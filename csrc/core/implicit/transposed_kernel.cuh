@@ -19,20 +19,28 @@ __device__ __forceinline__ void implicit_gemm_transposed(const TransposedParams&
   const ImplicitGeometry& g = p.g;
   unsigned char* const memory = gpu::dynamic_shared();
   const Shared shared{memory, g, 0};
+  const int warp = uniform(static_cast<int>(threadIdx.x / 32));
+  if (warp >= C::kMultiplying / 32) {
+    gpu::give_registers_back<TransposedRegisters<C>::kLoading>();
+    TransposedLoader<C> loader(p, shared, static_cast<int>(threadIdx.x) - C::kMultiplying);  // while barriers are being made
+    __syncthreads();
+    if (p.w.splits > 1) gpu::cluster_arrive_relaxed();
+    loader.run();
+    if (p.w.splits > 1) gpu::cluster_wait();
+    return;
+  }
   if (threadIdx.x == 0) {
+#pragma unroll 1
     for (int stage = 0; stage < g.stages; ++stage) {
       gpu::barrier_init(shared.full(stage), kTransposedLoading);
       gpu::barrier_init(shared.empty(stage), C::kMultiplying);
     }
+    Exchange<C>::make_barrier(p, memory);
     gpu::barrier_init_fence();
+    Exchange<C>::expect(p, memory, static_cast<int>(gpu::cluster_rank()));
   }
   __syncthreads();
-  const int warp = uniform(static_cast<int>(threadIdx.x / 32));
-  if (warp >= C::kMultiplying / 32) {
-    gpu::give_registers_back<TransposedRegisters<C>::kLoading>();
-    produce_transposed<C>(p, shared, static_cast<int>(threadIdx.x) - C::kMultiplying);
-    return;  // the cluster's barriers do not wait for threads that have ended
-  }
+  if (p.w.splits > 1) gpu::cluster_arrive_relaxed();  // this block can be given sums
   gpu::take_registers<TransposedRegisters<C>::kMultiplying>();
   const int thread = static_cast<int>(threadIdx.x % kWarpgroup), warpgroup = warp / 4;
   TransposedCursor at(p);
@@ -44,10 +52,11 @@ __device__ __forceinline__ void implicit_gemm_transposed(const TransposedParams&
       store_own<C>(p, memory, at.tile, warpgroup, thread, biases, sums);
     } else {  // the block's only tile
       const int rank = static_cast<int>(gpu::cluster_rank());
-      gpu::cluster_barrier();  // all stages have been read
-      Exchange<C>(p.w, memory, static_cast<int>(threadIdx.x)).give(sums, rank);
-      gpu::cluster_barrier();  // everybody's sums are there
-      store_share<C>(p, memory, at.tile, warpgroup, thread, rank, biases);
+      const Exchange<C> exchange(p, memory, rank, static_cast<int>(threadIdx.x));
+      gpu::named_barrier(1, C::kMultiplying);  // the stages have been read
+      gpu::cluster_wait();
+      exchange.give(sums);
+      store_share<C>(p, memory, at.tile, warpgroup, thread, rank, biases, exchange);
     }
   }
 }

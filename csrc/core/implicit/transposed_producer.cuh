@@ -30,41 +30,76 @@ __device__ __forceinline__ void pack_positions(const TransposedParams& p) {
   }
 }
 
-/// Copies of a chunk's operands to a stage, a part of them for each loading warp. One lane of it has them all made, with addresses that all lanes know:
-/// where each lane has its own, the warp takes a hundred cycles for each of them.
+/// Fills the ring with all of the block's chunks, a part of each for each loading warp. One lane of it has the copies made, with addresses that all lanes know: where
+/// each lane has its own, the warp takes a hundred cycles for each of them. A block's first copies wait for this code, so it works out little before them.
 template <class C>
 class TransposedLoader {
  public:
   using Element = typename C::Element;
 
-  __device__ __forceinline__ TransposedLoader(const TransposedParams& p, int thread) : p_(p), warp_(uniform(thread / 32)), lane_(thread % 32) {}
+  /// `thread`: among those that load.
+  __device__ __forceinline__ TransposedLoader(const TransposedParams& p, const Shared& shared, int thread)
+      : p_(p), shared_(shared), warp_(uniform(thread / 32)), lane_(thread % 32), row_(p.g.out_channels * p.g.kernel), now_(p) {
+    start_tile();
+  }
+
+  /// A stage's barrier gets an arrival of each thread.
+  __device__ __forceinline__ void run() {
+    bool first = true;
+    while (!now_.done()) {
+      const int stage = now_.ring.stage;
+      std::uint64_t* const full = shared_.full(stage);
+      gpu::barrier_wait(shared_.empty(stage), now_.ring.parity ^ 1);
+      unsigned bytes = start_weights(shared_.weight(stage), full);
+      if (first) gpu::wait_for_kernel_before();  // weights do not wait for x to be put into order
+      first = false;
+      bytes += start_positions(shared_.x(stage), full);
+      gpu::fence_async_proxy();  // the stage will be written by the copy engine again: its zeros of now come first
+      // Copies may end before their bytes are announced: the phase waits for this warp's arrivals.
+      gpu::barrier_arrive_expect(full, lane_ == 0 ? bytes : 0);
+      now_.advance(p_.g);
+      if (now_.c == 0) start_tile();
+    }
+  }
+
+ private:
+  static constexpr int kWarps = kTransposedLoading / 32;
+  static constexpr int kWarpChannels = C::kChannels / kWarps, kWarpPlanes = C::kPlanes / kWarps;
+  static_assert(kWarpPlanes * kWarps == C::kPlanes);
+
+  /// Of the tile: where its part of the weights' rows begins in the group's first one, and elements from there on.
+  __device__ __forceinline__ void start_tile() {
+    const WeightTiles& w = p_.w;
+    const int first = w.parts.quotient(now_.tile.column), at = first * w.channels * p_.g.kernel;  // a row has at most 2^30 elements
+    first_residue_ = (now_.tile.column - first * w.parts.divisor()) * C::kColumns;
+    weight_ = static_cast<const Element*>(p_.weight) + at;
+    if (now_.tile.group > 0) weight_ += std::int64_t{now_.tile.group} * p_.g.in_channels * row_;
+    left_in_row_ = row_ - at;
+  }
 
   /// Pieces of the rows of weights; how many bytes this warp makes come to `barrier`.
-  __device__ __forceinline__ unsigned start_weights(const Tile& tile, const Chunk& chunk, unsigned char* stage, std::uint64_t* barrier) const {
+  __device__ __forceinline__ unsigned start_weights(unsigned char* stage, std::uint64_t* barrier) const {
     const WeightTiles& w = p_.w;
     const ImplicitGeometry& g = p_.g;
-    const int first = w.parts.quotient(tile.column), part = tile.column - first * w.parts.divisor();
-    const std::int64_t row = std::int64_t{g.out_channels} * g.kernel, tile_at = std::int64_t{first} * w.channels * g.kernel;
-    const int first_channel = chunk.channel_block * C::kChannels + warp_ * kWarpChannels, left = g.in_channels - first_channel;
+    const int first_channel = now_.chunk.channel_block * C::kChannels + warp_ * kWarpChannels, left = g.in_channels - first_channel;
     const int channels = left < 0 ? 0 : left < kWarpChannels ? left : kWarpChannels;
-    const Element* weight = static_cast<const Element*>(p_.weight) + (std::int64_t{tile.group} * g.in_channels + first_channel) * row + tile_at;
+    const Element* const weight = weight_ + std::int64_t{first_channel} * row_;
     Element* to = reinterpret_cast<Element*>(stage) + warp_ * kWarpChannels * w.pitch;
     unsigned bytes = 0;
     for (int piece = 0; piece < w.pieces; ++piece, to += C::kChannels * w.pitch) {
-      std::int64_t at = 0, exist = row - tile_at;
+      int at = 0, exist = left_in_row_;
       if (w.parts.divisor() > 1) {  // one for each tap
-        const std::int64_t residue = std::int64_t{part} * C::kColumns;
-        at = residue + (std::int64_t{chunk.tap_block} * g.chunk_taps + piece) * g.tap_step;
-        exist = g.kernel - at < g.residues - residue ? g.kernel - at : g.residues - residue;
+        at = first_residue_ + (now_.chunk.tap_block * g.chunk_taps + piece) * g.tap_step;
+        exist = g.kernel - at < g.residues - first_residue_ ? g.kernel - at : g.residues - first_residue_;
       }
-      const int length = exist < w.length ? static_cast<int>(exist) : w.length;
+      const int length = exist < w.length ? exist : w.length;
       if (length > 0) {
         const unsigned of_piece = static_cast<unsigned>(length) * unsigned(sizeof(Element));
         if (gpu::elect()) {
           unsigned char* into = reinterpret_cast<unsigned char*>(to);
           const unsigned char* from = reinterpret_cast<const unsigned char*>(weight + at);
           const int pitch_bytes = w.pitch * int(sizeof(Element));
-          const std::int64_t row_bytes = row * int(sizeof(Element));
+          const std::int64_t row_bytes = std::int64_t{row_} * int(sizeof(Element));
 #pragma unroll 4
           for (int channel = 0; channel < channels; ++channel, into += pitch_bytes, from += row_bytes) gpu::bulk_copy(into, from, of_piece, barrier);
         }
@@ -79,10 +114,10 @@ class TransposedLoader {
   }
 
   /// The tile's slots of planes of x, from the workspace; how many bytes this warp makes come to `barrier`.
-  __device__ __forceinline__ unsigned start_positions(const Tile& tile, const Chunk& chunk, unsigned char* stage, std::uint64_t* barrier) const {
+  __device__ __forceinline__ unsigned start_positions(unsigned char* stage, std::uint64_t* barrier) const {
     const ImplicitGeometry& g = p_.g;
-    const std::int64_t first_plane = (std::int64_t{tile.group} * g.channel_blocks + chunk.channel_block) * C::kPlanes + warp_ * kWarpPlanes;
-    const uint4* const from = static_cast<const uint4*>(p_.x) + first_plane * p_.w.packed_slots + (first_slot(g, tile, chunk) + p_.w.slots_before);
+    const std::int64_t first_plane = (std::int64_t{now_.tile.group} * g.channel_blocks + now_.chunk.channel_block) * C::kPlanes + warp_ * kWarpPlanes;
+    const uint4* const from = static_cast<const uint4*>(p_.x) + first_plane * p_.w.packed_slots + (first_slot(g, now_.tile, now_.chunk) + p_.w.slots_before);
     const unsigned bytes = static_cast<unsigned>(C::kPositions + (g.chunk_taps - 1) * g.input_step) * 16u;
     if (gpu::elect()) {
 #pragma unroll
@@ -93,33 +128,13 @@ class TransposedLoader {
     return bytes * unsigned(kWarpPlanes);
   }
 
- private:
-  static constexpr int kWarps = kTransposedLoading / 32;
-  static constexpr int kWarpChannels = C::kChannels / kWarps, kWarpPlanes = C::kPlanes / kWarps;
-  static_assert(kWarpPlanes * kWarps == C::kPlanes);
-
   const TransposedParams& p_;
+  const Shared& shared_;
   int warp_, lane_;
+  int row_;  ///< elements of a row of weights
+  TransposedCursor now_;
+  const Element* weight_;
+  int left_in_row_, first_residue_;
 };
-
-/// Fills the ring for all of the block's chunks. A stage's barrier gets an arrival of each thread.
-template <class C>
-__device__ __forceinline__ void produce_transposed(const TransposedParams& p, const Shared& shared, int thread) {
-  const ImplicitGeometry& g = p.g;
-  const TransposedLoader<C> loader(p, thread);
-  bool packed = false;
-  for (TransposedCursor now(p); !now.done(); now.advance(g)) {
-    const int stage = now.ring.stage;
-    std::uint64_t* const full = shared.full(stage);
-    gpu::barrier_wait(shared.empty(stage), now.ring.parity ^ 1);
-    unsigned bytes = loader.start_weights(now.tile, now.chunk, shared.weight(stage), full);
-    if (!packed) gpu::wait_for_kernel_before();  // weights do not wait for x to be put into order
-    packed = true;
-    bytes += loader.start_positions(now.tile, now.chunk, shared.x(stage), full);
-    gpu::fence_async_proxy();  // the stage will be written by the copy engine again: its zeros of now come first
-    // Copies may end before their bytes are announced: the phase waits for this warp's arrivals.
-    gpu::barrier_arrive_expect(full, thread % 32 == 0 ? bytes : 0);
-  }
-}
 
 }  // namespace convt_gemm::implicit

@@ -121,7 +121,7 @@ class StagedStore {
       : p_(p), warp_(thread / 32), lane_(thread % 32), barrier_(2 + warpgroup), stride_(gpu::in_register(p.g.stride)), biases_(biases) {
     const ImplicitGeometry& g = p.g;
     const WeightTiles& w = p.w;
-    Element* const buffer = reinterpret_cast<Element*>(memory + g.shared_bytes - (warpgroup + 1) * w.staging_bytes) + w.first_in_vector;
+    Element* const buffer = reinterpret_cast<Element*>(memory + g.shared_bytes - w.exchange_bytes - (warpgroup + 1) * w.staging_bytes) + w.first_in_vector;
     const int first_channel = tile.column * w.channels + warpgroup * w.group_channels, left = g.out_channels - first_channel;
     rows_ = left < w.group_channels ? left : w.group_channels;
     from_ = buffer + warp_ * w.staging_pitch;
@@ -254,8 +254,8 @@ class StagedStore {
   Activation activation_{};
 };
 
-/// Sums of a tile on their way between the blocks of a cluster. Each block gets a share of the positions, in what were its stages: a place for what each of the
-/// blocks has of them, and there four sums of each thread and eight positions.
+/// Sums of a tile on their way between the blocks of a cluster. Each block gets a share of the positions. It has a place for what each other block has of them, and
+/// uses what were its stages for its own: four sums of each thread and eight positions.
 template <class C>
 class Exchange {
  public:
@@ -263,34 +263,52 @@ class Exchange {
   static constexpr int kTogether = 4;
 
   /// `thread`: among those that multiply.
-  __device__ __forceinline__ Exchange(const WeightTiles& w, unsigned char* memory, int thread)
-      : places_(reinterpret_cast<uint4*>(memory + kBarrierBytes) + thread), blocks_(w.splits), share_(w.share_eighths) {}
+  __device__ __forceinline__ Exchange(const TransposedParams& p, unsigned char* memory, int rank, int thread)
+      : own_(reinterpret_cast<uint4*>(memory + kBarrierBytes) + thread),
+        others_(reinterpret_cast<uint4*>(memory + p.g.shared_bytes - p.w.exchange_bytes) + thread),
+        arrived_(barrier(memory)), blocks_(p.w.splits), share_(p.w.share_eighths), rank_(rank) {}
 
-  /// Gives this block's sums to the blocks that have a share in them, whose stages are not read any more.
-  __device__ __forceinline__ void give(const float (&sums)[C::kSums], int rank) const {
-    uint4* const place = places_ + rank * share_ * kThreads;
+  /// Counts what other blocks give; one thread makes it before they do.
+  static __device__ __forceinline__ void make_barrier(const TransposedParams& p, unsigned char* memory) {
+    gpu::barrier_init(barrier(memory), 1);
+  }
+  static __device__ __forceinline__ void expect(const TransposedParams& p, unsigned char* memory, int rank) {
+    const int eighths = eighths_of(p.w, rank);
+    gpu::barrier_arrive_expect(barrier(memory), static_cast<unsigned>((p.w.splits - 1) * (eighths > 0 ? eighths : 0) * kThreads) * unsigned(sizeof(uint4)));
+  }
+
+  /// Times 8 positions that block `rank` has a share of; none if it is negative.
+  static __device__ __forceinline__ int eighths_of(const WeightTiles& w, int rank) {
+    const int left = C::kPositions / 8 - rank * w.share_eighths;
+    return left < w.share_eighths ? left : w.share_eighths;
+  }
+
+  /// Gives this block's sums to the blocks that have a share in them. Nobody reads this block's stages any more.
+  __device__ __forceinline__ void give(const float (&sums)[C::kSums]) const {
     int owner = 0, in_share = 0;
 #pragma unroll
     for (int eighth = 0; eighth < C::kPositions / 8; ++eighth) {
       const uint4 four = make_uint4(__float_as_uint(sums[4 * eighth]), __float_as_uint(sums[4 * eighth + 1]),
                                     __float_as_uint(sums[4 * eighth + 2]), __float_as_uint(sums[4 * eighth + 3]));
-      uint4* const to = place + in_share * kThreads;
-      if (owner == rank) {
-        *to = four;
+      if (owner == rank_) {
+        own_[in_share * kThreads] = four;
       } else {
-        gpu::store_remote(to, static_cast<unsigned>(owner), four);
+        gpu::store_remote(others_ + (place_of(rank_, owner) + in_share) * kThreads, static_cast<unsigned>(owner), four, arrived_);
       }
       if (++in_share == share_) in_share = 0, ++owner;
     }
   }
 
+  /// Until what the other blocks give is there.
+  __device__ __forceinline__ void wait() const { gpu::barrier_wait(arrived_, 0); }
+
   /// All blocks' sums of `eighths` times 8 positions of the share from its position 8 `eighth` on, added in the order of their parts of the depth.
   __device__ __forceinline__ void add_up(int eighth, int eighths, float (&sums)[kTogether][4]) const {
 #pragma unroll
     for (auto& sum : sums) sum[0] = sum[1] = sum[2] = sum[3] = 0;
-    const uint4* from = places_ + eighth * kThreads;
 #pragma unroll 2
-    for (int block = 0; block < blocks_; ++block, from += share_ * kThreads) {
+    for (int block = 0; block < blocks_; ++block) {
+      const uint4* const from = (block == rank_ ? own_ : others_ + place_of(block, rank_) * kThreads) + eighth * kThreads;
       uint4 parts[kTogether];
 #pragma unroll
       for (int i = 0; i < kTogether; ++i) parts[i] = from[(i < eighths ? i : 0) * kThreads];
@@ -304,8 +322,15 @@ class Exchange {
 
  private:
   static constexpr int kThreads = C::kMultiplying;
-  uint4* places_;  ///< of the thread
-  int blocks_, share_;
+
+  static __device__ __forceinline__ std::uint64_t* barrier(unsigned char* memory) { return reinterpret_cast<std::uint64_t*>(memory + kBarrierBytes) - 1; }
+
+  /// Where in `others_` of block `owner` that is which block `of` gives it, in eighths.
+  __device__ __forceinline__ int place_of(int of, int owner) const { return (of - (of > owner ? 1 : 0)) * share_; }
+
+  uint4 *own_, *others_;  ///< of the thread
+  std::uint64_t* arrived_;
+  int blocks_, share_, rank_;
 };
 
 /// Stores a tile's own sums.
@@ -339,14 +364,14 @@ __device__ __forceinline__ void store_own(const TransposedParams& p, unsigned ch
 /// Stores this block's share of the positions of a tile, whose sums the blocks of a cluster have given it.
 template <class C>
 __device__ __forceinline__ void store_share(const TransposedParams& p, unsigned char* memory, const Tile& tile, int warpgroup, int thread, int rank,
-                                            const ColumnBiases& biases) {
+                                            const ColumnBiases& biases, const Exchange<C>& exchange) {
   constexpr int kTogether = Exchange<C>::kTogether;
-  const Exchange<C> exchange(p.w, memory, static_cast<int>(threadIdx.x));
-  const int first = rank * p.w.share_eighths, left = C::kPositions / 8 - first, eighths = left < p.w.share_eighths ? left : p.w.share_eighths;
+  const int first = rank * p.w.share_eighths, eighths = Exchange<C>::eighths_of(p.w, rank);
   float sums[kTogether][4];
   if (p.w.staged) {
     if (eighths <= 0) return;
     const StagedStore<C> store(p, memory, tile, warpgroup, thread, biases);
+    exchange.wait();
 #pragma unroll 1
     for (int eighth = 0; eighth < eighths; eighth += kTogether) {
       exchange.add_up(eighth, eighths - eighth, sums);
@@ -356,6 +381,7 @@ __device__ __forceinline__ void store_share(const TransposedParams& p, unsigned 
     return;
   }
   TransposedStore<C> store(p, tile, warpgroup, thread, first, biases);
+  exchange.wait();
 #pragma unroll 1
   for (int eighth = 0; eighth < eighths; eighth += kTogether) {
     exchange.add_up(eighth, eighths - eighth, sums);

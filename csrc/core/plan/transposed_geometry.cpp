@@ -106,14 +106,16 @@ bool set_stages(int element, bool split, int chunk_taps, const TransposedTile& t
   std::int64_t room = shared_limit(traits.compute_capability) - kBarrierBytes;
   if (room < kLeastStages * stage_bytes) return false;
   const std::int64_t staging_bytes = groups * round_up(std::int64_t{t->w.group_channels} * t->w.staging_pitch * element, 16);
-  // The blocks of a cluster exchange sums, and put outputs side by side, in what were the stages.
-  const std::int64_t exchanged = t->w.splits > 1 ? std::int64_t{t->w.splits} * t->w.share_eighths * 8 * tile.columns * 4 : 0;
-  const std::int64_t reserved = t->w.splits > 1 || !t->w.staged || room - staging_bytes < kLeastStages * stage_bytes ? 0 : staging_bytes;
+  // A block of a cluster has its own sums, and puts outputs side by side, in what were the stages.
+  const std::int64_t own = t->w.splits > 1 ? std::int64_t{t->w.share_eighths} * 8 * tile.columns * 4 : 0, others = (t->w.splits - 1) * own;
+  if (room < others + kLeastStages * stage_bytes) return false;
+  const std::int64_t reserved = t->w.splits > 1 ? others : !t->w.staged || room - staging_bytes < kLeastStages * stage_bytes ? 0 : staging_bytes;
+  t->w.exchange_bytes = int(others);
   g.x_bytes = int(x_bytes), g.weight_bytes = int(weight_bytes);
   g.stages = int(std::min<std::int64_t>(kMostStages, (room - reserved) / stage_bytes));
   const std::int64_t stages_bytes = g.stages * stage_bytes;
-  if (stages_bytes < exchanged) return false;
-  t->w.staged = t->w.staged && (t->w.splits > 1 ? exchanged + staging_bytes <= stages_bytes : reserved > 0);  // else threads store what they have
+  if (stages_bytes < own) return false;
+  t->w.staged = t->w.staged && (t->w.splits > 1 ? own + staging_bytes <= stages_bytes : reserved > 0);  // else threads store what they have
   t->w.staging_bytes = t->w.staged ? int(staging_bytes / groups) : 0;
   g.shared_bytes = int(kBarrierBytes + stages_bytes + reserved);
   return true;

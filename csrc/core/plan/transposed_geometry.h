@@ -47,6 +47,7 @@ struct WeightTiles {
   // Blocks of a cluster, which share out the chunks of a tile, and then its positions: each adds up the sums of 8 share_eighths of them, the last ones of what is left.
   int splits, log2_splits;
   int share_eighths;
+  int exchange_bytes;  ///< of shared memory, for what the other blocks give a block
 
   // A warpgroup that has channels of its own puts the outputs of some positions (in a cluster: of its share), which follow each other in memory, into a buffer first,
   // one row of it for each channel, and stores them from there, up to 16 bytes of a row at a time: rows begin as far after such a vector in the buffer as in y.
