@@ -278,20 +278,6 @@ __device__ __forceinline__ void store_remote(void* shared, unsigned rank, uint4 
 #endif
 }
 
-/// Stores 16 bytes where load_remote finds them.
-__device__ __forceinline__ void store_remote(void* shared, unsigned rank, uint4 value) {
-#if __CUDA_ARCH__ >= 900
-  asm volatile(
-      "{\n"
-      ".reg .b32 remote;\n"
-      "mapa.shared::cluster.u32 remote, %0, %1;\n"
-      "st.shared::cluster.v4.u32 [remote], {%2, %3, %4, %5};\n"
-      "}\n" ::"r"(shared_address(shared)),
-      "r"(rank), "r"(value.x), "r"(value.y), "r"(value.z), "r"(value.w)
-      : "memory");
-#endif
-}
-
 // --- Values --------------------------------------------------------------------------------------------------------
 
 __device__ __forceinline__ float to_float(BFloat16 value) { return __uint_as_float(std::uint32_t{value.bits} << 16); }

@@ -35,7 +35,7 @@ __device__ __forceinline__ void implicit_gemm_transposed(const TransposedParams&
       gpu::barrier_init(shared.full(stage), kTransposedLoading);
       gpu::barrier_init(shared.empty(stage), C::kMultiplying);
     }
-    Exchange<C>::make_barrier(p, memory);
+    Exchange<C>::make_barrier(memory);
     gpu::barrier_init_fence();
     Exchange<C>::expect(p, memory, static_cast<int>(gpu::cluster_rank()));
   }
@@ -48,9 +48,9 @@ __device__ __forceinline__ void implicit_gemm_transposed(const TransposedParams&
     const ColumnBiases biases = ColumnBiases::of<C>(p, at.tile, warpgroup, thread);
     float sums[C::kSums];
     TransposedMultiply<C>(p, shared, at.tile, warpgroup, thread).run(at, sums);
-    if (p.w.splits == 1) {
+    if (!C::kTile.splits() || p.w.splits == 1) {
       store_own<C>(p, memory, at.tile, warpgroup, thread, biases, sums);
-    } else {  // the block's only tile
+    } else if constexpr (C::kTile.splits()) {  // the block's only tile
       const int rank = static_cast<int>(gpu::cluster_rank());
       const Exchange<C> exchange(p, memory, rank, static_cast<int>(threadIdx.x));
       gpu::named_barrier(1, C::kMultiplying);  // the stages have been read

@@ -269,7 +269,7 @@ class Exchange {
         arrived_(barrier(memory)), blocks_(p.w.splits), share_(p.w.share_eighths), rank_(rank) {}
 
   /// Counts what other blocks give; one thread makes it before they do.
-  static __device__ __forceinline__ void make_barrier(const TransposedParams& p, unsigned char* memory) {
+  static __device__ __forceinline__ void make_barrier(unsigned char* memory) {
     gpu::barrier_init(barrier(memory), 1);
   }
   static __device__ __forceinline__ void expect(const TransposedParams& p, unsigned char* memory, int rank) {

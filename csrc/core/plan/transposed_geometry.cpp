@@ -148,7 +148,7 @@ bool make_transposed_geometry(const Problem& problem, Precision precision, const
   // The stores count bytes of y and places in its rows in 32 bits, and go from one sample into the next at most once for eight positions.
   if (problem.output_elements() * element > std::numeric_limits<std::uint32_t>::max() || g.output > (1 << 29) || g.padding > (1 << 29)) return false;
   if (g.batch > 1 && g.sample_rows.divisor() < 8) return false;
-  if (splits < 1 || (splits & (splits - 1)) != 0) return false;
+  if (splits < 1 || (splits & (splits - 1)) != 0 || (splits > 1 && !tile.splits())) return false;
   while (1 << t.w.log2_splits < splits) ++t.w.log2_splits;
   t.w.splits = splits, t.w.share_eighths = int(ceil_div(tile.positions / 8, splits));
   g.teams = 1;

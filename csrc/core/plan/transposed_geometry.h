@@ -24,7 +24,9 @@ struct TransposedTile {
   int columns;    ///< of weights: kGroupColumns for each warpgroup that multiplies
   int words;      ///< depth of a chunk, as in ImplicitTile
   constexpr int multiplying() const { return columns / kGroupColumns * kWarpgroup; }  ///< threads
-  /// Whose sums are staged at a time, 0 if they are not: with more columns, threads have too few registers for it.
+  /// Whether clusters share out a tile: with more columns, threads have too few registers for it.
+  constexpr bool splits() const { return columns <= 128; }
+  /// Whose sums are staged at a time, 0 if they are not, for the same reason.
   constexpr int staged_positions() const { return columns > 128 ? 0 : positions > 144 ? 72 : 48; }
 };
 

@@ -22,7 +22,7 @@ constexpr double kSharedByte = 1.0 / 44;     // cycles for each byte of a stage
 constexpr double kChunk = 95;                // cycles of a chunk besides
 constexpr double kPosition = 19;             // cycles of storing a tile, for each of its positions
 constexpr double kScattered = 90;            // the same where threads store what they have, and that is short pieces
-constexpr double kExchanged = 50;            // or where sums of several blocks are added
+constexpr double kExchanged = 27;            // or where sums of several blocks are added
 constexpr double kNextCluster = 3000;        // cycles until a cluster begins where another one has ended
 constexpr double kCopyBandwidth = 4.28e12;   // bytes/s
 

@@ -83,6 +83,7 @@ struct BulkCopy {
   Block* block;
   std::size_t barrier;
   Source at;
+  std::array<unsigned char, 16> value = {};  // for a null pointer in `global`
 };
 
 struct BulkStore {
@@ -267,12 +268,14 @@ class Launch {
   unsigned char* inside_shared(const void* shared, std::size_t bytes, std::size_t alignment, const char* what,
                                Source at);
   std::uint32_t shared_address(const void* shared, Source at);
-  unsigned char* remote_shared(const void* shared, unsigned rank, const char* what, Source at);
+  unsigned char* remote_shared(const void* shared, unsigned rank, const char* what, Source at, std::size_t bytes = 16);
+  void store_remote(void* shared, unsigned rank, const void* value, std::uint64_t* word, Source at);
 
   void copy_async(Copy copy, Source at);
   void copy_async_wait(Fiber& fiber, std::uint64_t pending_groups);
   void barrier_init(std::uint64_t* word, int arrivals, Source at);
   Barrier& barrier_at(std::uint64_t* word, Source at);
+  Barrier& barrier_of(Block& block, std::uint64_t* word, Source at);
   void barrier_arrive(Barrier& barrier, std::uint32_t expected_bytes, Source at);
   void barrier_wait(Barrier& barrier, int parity, Source at);
   void bulk_copy(void* shared, const void* global, std::uint32_t bytes, std::uint64_t* word, Source at);
@@ -632,13 +635,13 @@ std::uint32_t Launch::shared_address(const void* shared, Source at) {
   return std::uint32_t(inside_shared(shared, 0, 1, "address", at) - running_->position.shared) + kSharedBase;
 }
 
-/// The 16 bytes in the shared memory of the cluster's block `rank` that lie where `shared` is in the running thread's.
-unsigned char* Launch::remote_shared(const void* shared, unsigned rank, const char* what, Source at) {
+/// The bytes in the shared memory of the cluster's block `rank` that lie where `shared` is in the running thread's.
+unsigned char* Launch::remote_shared(const void* shared, unsigned rank, const char* what, Source at, std::size_t bytes) {
   if (rank >= cluster_.size()) {
     fail(at, text("uses ", what, " on block ", rank, " of a cluster of ", cluster_.size()));
   }
   const Block& block = cluster_[rank];
-  const std::ptrdiff_t offset = inside_shared(shared, 16, 16, what, at) - running_->position.shared;
+  const std::ptrdiff_t offset = inside_shared(shared, bytes, bytes, what, at) - running_->position.shared;
   // On the GPU its shared memory may be another's before it starts and after it has ended.
   if (!block.started) fail(at, text("uses ", what, " on ", describe(block.index), ", which has not started"));
   if (!block.alive()) fail(at, text("uses ", what, " on ", describe(block.index), ", whose threads have all exited"));
@@ -699,7 +702,11 @@ void Launch::barrier_init(std::uint64_t* word, int arrivals, Source at) {
 
 Barrier& Launch::barrier_at(std::uint64_t* word, Source at) {
   inside_shared(word, sizeof *word, sizeof *word, "barrier", at);
-  std::deque<Barrier>& barriers = running_->warp->block->barriers;
+  return barrier_of(*running_->warp->block, word, at);
+}
+
+Barrier& Launch::barrier_of(Block& block, std::uint64_t* word, Source at) {
+  std::deque<Barrier>& barriers = block.barriers;
   const std::uint64_t index = *word - kBarrierMark;
   if (index >= barriers.size() || barriers[index].word != word) {
     fail(at, "uses a barrier that has not been initialised, or has been overwritten");
@@ -765,10 +772,27 @@ void Launch::bulk_copy(void* shared, const void* global, std::uint32_t bytes, st
   pass();
 }
 
+void Launch::store_remote(void* shared, unsigned rank, const void* value, std::uint64_t* word, Source at) {
+  unsigned char* const destination = remote_shared(shared, rank, "store_remote", at);
+  auto* const remote_word = reinterpret_cast<std::uint64_t*>(remote_shared(word, rank, "store_remote", at, sizeof *word));
+  Block& block = cluster_[rank];
+  const std::size_t index = *barrier_of(block, remote_word, at).word - kBarrierMark;
+  running_->at = at;
+  BulkCopy copy{destination, nullptr, 16, &block, index, at};
+  std::memcpy(copy.value.data(), value, 16);
+  bulk_copies_.push_back(copy);
+  if (late()) {
+    std::memset(destination, kNaN, 16);
+  } else {
+    finish_bulk_copy(bulk_copies_.size() - 1);
+  }
+  pass();
+}
+
 void Launch::finish_bulk_copy(std::size_t index) {
   const BulkCopy copy = bulk_copies_[index];
   bulk_copies_.erase(bulk_copies_.begin() + std::ptrdiff_t(index));
-  std::memcpy(copy.shared, copy.global, copy.bytes);
+  std::memcpy(copy.shared, copy.global == nullptr ? copy.value.data() : copy.global, copy.bytes);
   Barrier& barrier = copy.block->barriers[copy.barrier];
   if (*barrier.word != kBarrierMark + copy.barrier) fail(copy.at, "finds the barrier of this bulk_copy overwritten");
   barrier.bytes -= copy.bytes;
@@ -1201,9 +1225,8 @@ void load_remote(void* value, const void* shared, unsigned rank, Source at) {
   launched->pass();
 }
 
-void store_remote(void* shared, unsigned rank, const void* value, Source at) {
-  std::memcpy(launched->remote_shared(shared, rank, "store_remote", at), value, 16);
-  launched->pass();
+void store_remote(void* shared, unsigned rank, const void* value, std::uint64_t* barrier, Source at) {
+  launched->store_remote(shared, rank, value, barrier, at);
 }
 
 void synchronize_warp(std::uint32_t mask, Source at) {

@@ -358,19 +358,22 @@ bool sums_by_loads(unsigned size, const Options& options, const ClusterBarriers&
   return are_sums(sums, kTurns, kClusters, size);
 }
 
-/// The same, but each block writes its vectors to the shared memory of the block that sums them, rank by rank.
+/// The same, but each block writes its vectors to the shared memory of the block that sums them, rank by rank, where a barrier counts them.
 bool sums_by_stores(unsigned size, const Options& options, const ClusterBarriers& barriers) {
   constexpr unsigned kTurns = 2, kClusters = 2;
   GlobalArray<float> sums(kTurns * kClusters * kSumFloats);
   const auto kernel = [&] {
     const unsigned thread = threadIdx.x, cluster = blockIdx.x / size;
-    float* const vectors = shared_at<float>(0) + 4 * thread;
+    auto* const arrived = shared_at<std::uint64_t>(0);
+    float* const vectors = shared_at<float>(16) + 4 * thread;
+    if (thread == 0) gpu::barrier_init(arrived, 1);
     if (barriers.start) gpu::cluster_barrier();
     for (unsigned turn = 0; turn < kTurns; ++turn) {
+      if (thread == 0) gpu::barrier_arrive_expect(arrived, kSumThreads * 16);  // a size-th of the threads' vectors, of each block
       float values[4];
       for (unsigned i = 0; i < 4; ++i) values[i] = addend(blockIdx.x, 4 * thread + i, turn);
-      gpu::store_remote(vectors + gpu::cluster_rank() * kSumFloats, thread % size, as_words(values));
-      if (barriers.written) gpu::cluster_barrier();
+      gpu::store_remote(vectors + gpu::cluster_rank() * kSumFloats, thread % size, as_words(values), arrived);
+      if (barriers.written) gpu::barrier_wait(arrived, int(turn) % 2);
       if (thread % size == gpu::cluster_rank()) {
         for (unsigned i = 0; i < 4; ++i) {
           float& sum = sums[(turn * kClusters + cluster) * kSumFloats + 4 * thread + i];
@@ -381,7 +384,7 @@ bool sums_by_stores(unsigned size, const Options& options, const ClusterBarriers
       if (barriers.read) gpu::cluster_barrier();
     }
   };
-  launch({kClusters * size}, {kSumThreads}, size * kSumFloats * 4, options, kernel, size);
+  launch({kClusters * size}, {kSumThreads}, 16 + size * kSumFloats * 4, options, kernel, size);
   return are_sums(sums, kTurns, kClusters, size);
 }
 
@@ -541,10 +544,10 @@ TEST(Emulator, FindsAccessToABlockThatHasNotStarted) {
   EXPECT_TRUE(contains(complaint(32, 16, kEarly, load, 2),
                        "thread 0 of block (0, 0, 0) uses load_remote on block (1, 0, 0), which has not started"));
   const auto store = [] {
-    if (blockIdx.x == 0) gpu::store_remote(gpu::dynamic_shared(), 1, make_uint4(1, 2, 3, 4));
+    if (blockIdx.x == 0) gpu::store_remote(gpu::dynamic_shared(), 1, make_uint4(1, 2, 3, 4), shared_at<std::uint64_t>(16));
     gpu::cluster_barrier();
   };
-  EXPECT_TRUE(contains(complaint(32, 16, kEarly, store, 2), "uses store_remote on block (1, 0, 0), which has not"));
+  EXPECT_TRUE(contains(complaint(32, 32, kEarly, store, 2), "uses store_remote on block (1, 0, 0), which has not"));
 }
 
 TEST(Emulator, FindsAccessToABlockThatHasEnded) {
@@ -555,13 +558,17 @@ TEST(Emulator, FindsAccessToABlockThatHasEnded) {
       for (int i = 0; i < (blockIdx.x == 0 ? 100 : 1); ++i) gpu::load_remote(gpu::dynamic_shared(), 1 - blockIdx.x);
     };
     EXPECT_TRUE(contains(complaint(1, 16, options, load, 2), "0, 0), whose threads have all exited"));
+    // Or it ends before it has got what was stored earlier.
     const auto store = [] {
+      auto* const barrier = shared_at<std::uint64_t>(16);
+      gpu::barrier_init(barrier, 1);
       gpu::cluster_barrier();
       for (int i = 0; i < (blockIdx.x == 0 ? 100 : 1); ++i) {
-        gpu::store_remote(gpu::dynamic_shared(), 1 - blockIdx.x, make_uint4(1, 2, 3, 4));
+        gpu::store_remote(gpu::dynamic_shared(), 1 - blockIdx.x, make_uint4(1, 2, 3, 4), barrier);
       }
     };
-    EXPECT_TRUE(contains(complaint(1, 16, options, store, 2), "0, 0), whose threads have all exited"));
+    const std::string message = complaint(1, 32, options, store, 2);
+    EXPECT_TRUE(contains(message, "0, 0), whose threads have all exited") || contains(message, "the block ended")) << message;
   });
 }
 
@@ -573,9 +580,13 @@ TEST(Emulator, ChecksRemoteAccess) {
       gpu::cluster_barrier();
     };
     const auto store = [=] {
+      auto* const barrier = shared_at<std::uint64_t>(0);
+      gpu::barrier_init(barrier, 1);
+      gpu::barrier_arrive_expect(barrier, rank == gpu::cluster_rank() ? 32 : 0);
       gpu::cluster_barrier();
-      gpu::store_remote(gpu::dynamic_shared() + byte, rank, make_uint4(1, 2, 3, 4));
+      gpu::store_remote(gpu::dynamic_shared() + byte, rank, make_uint4(1, 2, 3, 4), barrier);
       gpu::cluster_barrier();
+      gpu::barrier_wait(barrier, 0);
     };
     return std::vector{complaint(1, 64, kEarly, load, 2), complaint(1, 64, kEarly, store, 2)};
   };

@@ -212,8 +212,8 @@ inline uint4 load_remote(const void* shared, unsigned rank, Source at = Source::
   emulator::load_remote(&value, shared, rank, at);
   return value;
 }
-inline void store_remote(void* shared, unsigned rank, uint4 value, Source at = Source::here()) {
-  emulator::store_remote(shared, rank, &value, at);
+inline void store_remote(void* shared, unsigned rank, uint4 value, std::uint64_t* barrier, Source at = Source::here()) {
+  emulator::store_remote(shared, rank, &value, barrier, at);
 }
 
 template <int kRegisters>

@@ -55,7 +55,8 @@ void cluster_arrive(Source at);
 void cluster_wait(Source at);
 /// 16 bytes at the place of `shared`, which is in the running thread's block, in that of block `rank` of its cluster.
 void load_remote(void* value, const void* shared, unsigned rank, Source at);
-void store_remote(void* shared, unsigned rank, const void* value, Source at);
+/// Counts the 16 bytes on the barrier of that block.
+void store_remote(void* shared, unsigned rank, const void* value, std::uint64_t* barrier, Source at);
 void synchronize_warp(std::uint32_t mask, Source at);
 std::uint64_t shuffle(std::uint32_t mask, std::uint64_t value, int source_lane, Source at);
 /// The running thread's place in its warp.

@@ -153,13 +153,22 @@ TEST_P(TransposedKernels, StoreRowsOfEveryAlignment) {
   }
 }
 
-/// The depth of a tile, shared out over the blocks of a cluster.
+/// The depth of a tile, shared out over the blocks of a cluster. Of eight, the last may have no share of the positions.
 TEST_P(TransposedKernels, AddUpTheSumsOfACluster) {
   const TransposedKernel& kernel = GetParam();
-  const int chunk = kernel.instance.tile.words * int(4 / size_of(kernel.instance.dtype));
-  for (const int splits : {2, 4}) {
-    EXPECT_TRUE(expect_exact(make_problem(2, 2 * splits * chunk - 3, 20, {{9, 16, 8, 4}}, 1, true), kernel, splits, 8, {{}, {emulator::Order::starve, emulator::Completion::late, 3}}));
+  const convt_gemm::TransposedTile& tile = kernel.instance.tile;
+  const int chunk = tile.words * int(4 / size_of(kernel.instance.dtype));
+  const auto runs = [&](int splits, std::int64_t out_channels, const convt_gemm::Axis& axis) {
+    return expect_exact(make_problem(2, 2 * splits * chunk - 3, out_channels, {axis}, 1, true), kernel, splits, 8, {{emulator::Order::starve, emulator::Completion::late, 3}});
+  };
+  for (const int splits : {2, 4, 8}) {
+    // What other blocks give takes as much memory as a stage of wide tiles does.
+    const bool one_tap = runs(splits, 20, {9, 8, 8, 4});
+    EXPECT_TRUE(one_tap ? tile.splits() : !tile.splits() || (splits > 2 && tile.positions > 100)) << splits;
   }
+  EXPECT_EQ(runs(2, 20, {9, 16, 8, 4}), tile.splits() && (tile.positions < 200 || tile.words < 32));
+  EXPECT_EQ(runs(2, 8, {11, 4, 3, 2, 0, 2}), tile.splits());  // dilation: threads store what they have
+  EXPECT_EQ(runs(2, 12, {9, 20, 10, 5}), tile.splits() && (tile.positions < 200 || tile.words < 32));  // rows that begin in the middle of a vector
 }
 
 /// More tiles than blocks and more chunks than stages, so that stages are filled again while others are read.
@@ -167,7 +176,7 @@ TEST_P(TransposedKernels, DoNotDependOnTheOrderOfThreads) {
   const TransposedKernel& kernel = GetParam();
   const int chunk = kernel.instance.tile.words * int(4 / size_of(kernel.instance.dtype));
   EXPECT_TRUE(expect_exact(make_problem(1, 4 * chunk + 5, 24, {{13, 16, 8, 4}}, 1, true), kernel, 1, 1, emulator::many_options(1)));
-  EXPECT_TRUE(expect_exact(make_problem(1, 4 * chunk, 8, {{5, 4, 2, 1}}, 1, true), kernel, 2, 4, emulator::many_options(1)));
+  EXPECT_EQ(expect_exact(make_problem(1, 4 * chunk, 8, {{5, 4, 2, 1}}, 1, true), kernel, 2, 4, emulator::many_options(1)), kernel.instance.tile.splits());
 }
 
 /// Real values: the error of tf32x3 is not more than twice that of plain float32 sums, that of TF32 is TF32's.
