@@ -55,6 +55,7 @@ __device__ __forceinline__ void implicit_gemm_transposed(const TransposedParams&
       const Exchange<C> exchange(p, memory, rank, static_cast<int>(threadIdx.x));
       gpu::named_barrier(1, C::kMultiplying);  // the stages have been read
       gpu::cluster_wait();
+      gpu::warpgroup_settle(sums);  // or ptxas reads 16-bit kernels' sums among the products (C7514)
       exchange.give(sums);
       store_share<C>(p, memory, at.tile, warpgroup, thread, rank, biases, exchange);
     }

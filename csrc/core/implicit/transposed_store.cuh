@@ -110,6 +110,35 @@ class TransposedStore {
   Activation activation_{};
 };
 
+/// Whether all positions of the tile are one sample's and have outputs of all residues.
+template <class C>
+__device__ __forceinline__ bool is_whole(const TransposedParams& p, const Tile& tile) {
+  const Row first = row_of(p.g, p.w.first_row + tile.row * p.g.tile_rows);
+  return first.sample < p.g.batch && first.position >= p.w.first_whole && first.position + C::kPositions <= p.w.after_whole;
+}
+
+/// The same for a whole tile, where pairs can be stored: an address and a step are all it takes.
+template <class C, class Activation = Identity>
+__device__ __forceinline__ void store_whole(const TransposedParams& p, const Tile& tile, int warpgroup, int thread, const ColumnBiases& biases,
+                                            const float (&sums)[C::kSums]) {
+  using Element = typename C::Element;
+  const ImplicitGeometry& g = p.g;
+  const WeightColumn column = weight_column<C>(p, tile, column_of_thread(p.w, warpgroup, 0, thread));
+  if (!column.valid) return;
+  const Row row = row_of(g, p.w.first_row + tile.row * g.tile_rows);
+  const int stride = gpu::in_register(g.stride);
+  const std::int64_t channel = (std::int64_t{row.sample} * g.groups + tile.group) * g.out_channels + column.channel;
+  Element* to = static_cast<Element*>(p.y) + channel * g.output + (g.first_output + column.residue + (row.position + thread % 4 * 2) * std::int64_t{stride});
+  const Activation activation{};
+#pragma unroll
+  for (int eighth = 0; eighth < C::kPositions / 8; ++eighth, to += 8 * stride) {
+#pragma unroll
+    for (int odd = 0; odd < 2; ++odd) {
+      store_pair<Element>(to + odd * stride, activation(sums[4 * eighth + odd] + biases.value[0]), activation(sums[4 * eighth + 2 + odd] + biases.value[1]));
+    }
+  }
+}
+
 /// Puts a warpgroup's sums side by side in its staging buffer, and stores them from there: see WeightTiles::staged.
 template <class C, class Activation = Identity>
 class StagedStore {
@@ -355,6 +384,10 @@ __device__ __forceinline__ void store_own(const TransposedParams& p, unsigned ch
       }
       return;
     }
+  }
+  if (p.w.pair_stores && is_whole<C>(p, tile)) {
+    store_whole<C>(p, tile, warpgroup, thread, biases, own);
+    return;
   }
   TransposedStore<C> store(p, tile, warpgroup, thread, 0, biases);
 #pragma unroll

@@ -147,6 +147,7 @@ TEST_P(TransposedKernels, StoreRowsOfEveryAlignment) {
            make_problem(2, 12, 32, {{10, 2, 2}}, 1, true),          // one tap
            make_problem(2, 12, 32, {{26, 128, 64, 32}}, 1, true),   // as many residues as a warpgroup has columns
            make_problem(2, 12, 16, {{26, 160, 80, 40}}, 1, true),   // more
+           make_problem(1, 12, 3, {{460, 160, 80, 40}}, 1, true),   // and tiles within a sample, which have all outputs
            make_problem(2, 12, 200, {{26, 4, 2, 1}}, 2, true),      // channels that no column tile ends with
        }) {
     EXPECT_TRUE(expect_exact(problem, GetParam(), 1, 2, {{}, {emulator::Order::random, emulator::Completion::late, 7}})) << to_string(problem);
