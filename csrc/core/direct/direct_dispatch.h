@@ -157,7 +157,7 @@ void with_axis(const Problem& problem, Launch& launch, std::int64_t enough_threa
   if (problem.group_in_channels() == 1) {
     if constexpr (K != 2) {  // as a depthwise layer too rare for one of its own
       if constexpr (V > 2) {
-        if constexpr (S == 2 && (K == 3 || K == 4)) {
+        if constexpr (S == 2 && K > 0) {
           if (problem.rank == 1 && depthwise_rows_serve(problem)) {
             // One vector a thread, or four where all threads then run at once and one for each would not.
             if constexpr (V == 4) {

@@ -591,7 +591,7 @@ struct DepthwiseParams {
   std::int32_t step, shift;  ///< outputs and inputs between a thread's vectors
 };
 
-/// A depthwise layer of one axis, stride 2 and a short kernel, one output channel for each input channel: what a thread does besides its
+/// A depthwise layer of one axis and stride 2 whose kernel size is fixed, one output channel for each input channel: what a thread does besides its
 /// loads and products is most of its time. So all threads take one way, with checked loads and with both residues of the first output,
 /// and there is a lane for every vector of a row, or for every G-th.
 template <class T_, int K_, int G_>

@@ -178,8 +178,8 @@ TEST(DirectKernelRandom, DepthwiseRowsAreExactOnIntegers) {
   for (std::uint64_t seed = 0; seed < 600; ++seed) {
     std::mt19937_64 random(seed);
     const auto below = [&](std::int64_t end) { return std::int64_t(random() % std::uint64_t(end)); };
-    const std::int64_t channels = 1 + below(9), kernel = 3 + below(2), input = 1 + below(below(2) ? 12 : 500);
-    Problem problem = make_problem(1 + below(3), channels, channels, {{input, kernel, 2, below(3), below(2)}}, channels, below(2) == 0);
+    const std::int64_t channels = 1 + below(9), kernel = below(3) ? 3 + below(2) : 12, input = 1 + below(below(2) ? 12 : 500);
+    Problem problem = make_problem(1 + below(3), channels, channels, {{input, kernel, 2, below(kernel), below(2)}}, channels, below(2) == 0);
     problem.dtype = kDTypes[below(std::int64_t(std::size(kDTypes)))];
     if (!validate(problem).ok()) continue;
     SCOPED_TRACE("seed " + std::to_string(seed));
