@@ -6,6 +6,7 @@
 
 #include "direct/columns_kernel.cuh"
 #include "direct/direct_dispatch.h"
+#include "direct/frames_kernel.cuh"
 #include "plan/direct_columns.h"
 
 namespace convt_gemm {
@@ -66,6 +67,23 @@ void for_column_kernel(const Problem& problem, const ColumnGeometry& g, Launch l
     default:
       return for_columns<T, kColumnCounts[4]>(g, p, launch);
   }
+}
+
+/// Calls launch(kernel, params, blocks) once. `T` is the problem's dtype.
+template <class T, class Launch>
+void for_frame_kernel(const Problem& problem, Launch launch) {
+  using Int = std::int32_t;
+  const convt_gemm::Axis& last = problem.axes[2];
+  const FrameGeometry g = frame_geometry(problem);
+  FrameParams p;
+  p.by_tiles = FastDiv<Int>(g.tiles);
+  p.by_groups = FastDiv<Int>(problem.groups);
+  p.channels = Int(problem.group_in_channels());
+  p.input = Int(last.input);
+  p.output = Int(last.output());
+  p.padding = Int(last.padding);
+  p.first = Int(g.first);
+  last.stride == 4 ? launch(Frames<T, 4>{}, p, g.blocks) : launch(Frames<T, 5>{}, p, g.blocks);
 }
 
 }  // namespace direct

@@ -39,14 +39,6 @@ struct ColumnParams {
   FastDiv<std::int32_t> by_inputs1, by_inputs0;
 };
 
-/// Keeps a parameter in a register. The compiler would read it from constant memory in every iteration, and wait for it.
-CONVT_HOST_DEVICE std::int32_t in_register(std::int32_t value) {
-#ifdef __CUDA_ARCH__
-  asm volatile("" : "+r"(value));
-#endif
-  return value;
-}
-
 /// `J_`: columns of a position that a thread keeps, of kColumnCounts. `kParked_`: as in ColumnGeometry.
 template <class T_, int J_, bool kParked_>
 struct Columns {

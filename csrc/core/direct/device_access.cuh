@@ -52,6 +52,42 @@ struct DeviceAccess {
   static __device__ __forceinline__ void store_vector(T* to, const Words& words) {
     __stwb(reinterpret_cast<uint4*>(to), make_uint4(words.word[0], words.word[1], words.word[2], words.word[3]));
   }
+
+  /// An element to shared memory, without waiting for it; zero if it is not `there`.
+  template <class T>
+  static __device__ __forceinline__ void copy(T* to, const T* from, bool there) {
+    asm volatile("{ .reg .pred outside; setp.eq.u32 outside, %3, 0; cp.async.ca.shared.global [%0], [%1], %2, outside; }" ::"r"(
+                     static_cast<unsigned>(__cvta_generic_to_shared(to))),
+                 "l"(from), "n"(sizeof(T)), "r"(static_cast<unsigned>(there))
+                 : "memory");
+  }
+  /// Likewise, kCount elements that are aligned to 16 bytes.
+  template <int kCount, class T>
+  static __device__ __forceinline__ void copy_run(T* to, const T* from) {
+#pragma unroll
+    for (int i = 0; i < kCount; i += kVector<T>) {
+      asm volatile("cp.async.ca.shared.global [%0], [%1], 16;" ::"r"(static_cast<unsigned>(__cvta_generic_to_shared(to + i))), "l"(from + i)
+                   : "memory");
+    }
+  }
+  static __device__ __forceinline__ void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
+  /// kCount sums, rounded, in stores of 16 bytes, or of all of them if that is less.
+  template <int kCount, class T, class Acc>
+  static __device__ __forceinline__ void store_run(T* to, const Acc (&from)[kCount]) {
+    if constexpr (kCount * sizeof(T) == 8) {
+      __stwb(reinterpret_cast<uint2*>(to), make_uint2(pack<T>(from[0], from[1]), pack<T>(from[2], from[3])));
+    } else {
+      constexpr int kEach = kVector<T>;
+#pragma unroll
+      for (int i = 0; i < kCount; i += kEach) {
+        Acc each[kEach];
+#pragma unroll
+        for (int e = 0; e < kEach; ++e) each[e] = from[i + e];
+        store_vector(to + i, words_of<T>(each));
+      }
+    }
+  }
 };
 
 }  // namespace direct

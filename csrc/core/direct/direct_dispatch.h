@@ -121,6 +121,32 @@ void launch_channels_last(const Problem& problem, Launch& launch) {
   launch(Kernel{}, p, problem.batch * problem.axes[0].output() * problem.axes[1].output() * slots * vectors);
 }
 
+/// Whether a thread can have one vector: fits_int32 counts on two.
+inline bool depthwise_rows_serve(const Problem& problem) {
+  const std::int64_t vector = 16 / std::int64_t(size_of(problem.dtype)), rows = problem.batch * problem.out_channels;
+  const std::int64_t lanes = ceil_div(problem.axes[2].output(), vector) + 1;
+  return problem.group_out_channels() == 1 && double(rows) * double(lanes) <= std::numeric_limits<std::int32_t>::max() - 65536.0;
+}
+
+template <class Kernel, class Launch>
+void launch_depthwise_rows(const Problem& problem, Launch& launch) {
+  using Int = std::int32_t;
+  constexpr std::int64_t V = Kernel::V;
+  const convt_gemm::Axis& last = problem.axes[2];
+  const std::int64_t row = last.output(), rows = problem.batch * problem.out_channels;
+  const std::int64_t lanes = ceil_div(row + (row % V == 0 ? 0 : V - 1), V * Kernel::G);
+  DepthwiseParams p;
+  p.by_lanes = FastDiv<Int>(lanes);
+  p.by_channels = FastDiv<Int>(problem.out_channels);
+  p.rows = Int(rows);
+  p.input = Int(last.input);
+  p.output = Int(row);
+  p.padding = Int(last.padding);
+  p.step = Int(lanes * V);
+  p.shift = Int(lanes * V / 2);
+  launch(Kernel{}, p, rows * lanes);
+}
+
 /// The kernels of one stride and kernel size of the last axis.
 template <class T, int S, int K, class Launch>
 void with_axis(const Problem& problem, Launch& launch, std::int64_t enough_threads) {
@@ -131,7 +157,17 @@ void with_axis(const Problem& problem, Launch& launch, std::int64_t enough_threa
   if (problem.group_in_channels() == 1) {
     if constexpr (K != 2) {  // as a depthwise layer too rare for one of its own
       if constexpr (V > 2) {
-        if (problem.rank == 1 && small) {
+        if constexpr (S == 2 && K > 0) {
+          if (problem.rank == 1 && depthwise_rows_serve(problem)) {
+            // One vector a thread, or four where all threads then run at once and one for each would not.
+            if constexpr (V == 4) {
+              if (vectors >= 2 * enough_threads && vectors < 6 * enough_threads) {
+                return launch_depthwise_rows<DepthwiseRows<T, K, 4>>(problem, launch);
+              }
+            }
+            return launch_depthwise_rows<DepthwiseRows<T, K, 1>>(problem, launch);
+          }
+        } else if (problem.rank == 1 && small) {
           return launch_channels_first<ChannelsFirst<T, Int, 1, S, K, true, 1, 1>>(problem, launch);
         }
         if (problem.rank == 1) {

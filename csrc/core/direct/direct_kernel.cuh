@@ -171,6 +171,19 @@ CONVT_HOST_DEVICE bool whole_warp(bool condition) {
 #endif
 }
 
+/// Keeps a value in a register. The compiler would read parameters from constant memory again wherever they are used, and wait.
+template <class Value>
+CONVT_HOST_DEVICE Value in_register(Value value) {
+#ifdef __CUDA_ARCH__
+  if constexpr (sizeof(Value) == 8) {
+    asm volatile("" : "+l"(value));
+  } else {
+    asm volatile("" : "+r"(value));
+  }
+#endif
+  return value;
+}
+
 template <class Int>
 CONVT_HOST_DEVICE bool inside(Int value, Int end) {
   using Unsigned = std::make_unsigned_t<Int>;
@@ -565,6 +578,80 @@ struct ChannelsFirst {
           for (int v = 0; v < V; ++v) {
             if (inside(Int(first + v), last.output)) Access::store(row + (first + v), round_to<T>(sum[c][g][v]));
           }
+        }
+      }
+    }
+  }
+};
+
+/// In the order in which a thread needs them: each line of parameters costs a block 0.1 us.
+struct DepthwiseParams {
+  FastDiv<std::int32_t> by_lanes, by_channels;  ///< threads are [sample, channel, lane]
+  std::int32_t rows, input, output, padding;
+  std::int32_t step, shift;  ///< outputs and inputs between a thread's vectors
+};
+
+/// A depthwise layer of one axis and stride 2 whose kernel size is fixed, one output channel for each input channel: what a thread does besides its
+/// loads and products is most of its time. So all threads take one way, with checked loads and with both residues of the first output,
+/// and there is a lane for every vector of a row, or for every G-th.
+template <class T_, int K_, int G_>
+struct DepthwiseRows {
+  using T = T_;
+  using Int = std::int32_t;
+  using Acc = Accumulator<T>;
+  using P = DepthwiseParams;
+  static constexpr int V = kVector<T>, K = K_, G = G_;
+  static constexpr int kTaps = (K + 1) / 2, kWindow = V / 2 + kTaps;
+  static constexpr int kMinBlocks = 3;
+
+  template <class Access>
+  static CONVT_HOST_DEVICE void run(const P& p, const T* input, const T* weight, const T* bias, T* output, Int thread) {
+    const Int row = p.by_lanes.quotient(thread), lane = thread - row * p.by_lanes.divisor();
+    if (row >= p.rows) return;
+    const Int channel = row - p.by_channels.quotient(row) * p.by_channels.divisor();
+    const std::int64_t place = std::int64_t(row) * p.output;
+    const Int o = lane * V - (Int(place) & (V - 1));
+    const Int q = o + p.padding;  // may be negative: the shift and the mask round down
+    const Int low = (q >> 1) - (kTaps - 1);
+    const bool odd = (q & 1) != 0;
+    const T* const from = in_register(input + (std::int64_t(row) * p.input + low));
+    Acc window[G][kWindow];
+    CONVT_UNROLL_ALL
+    for (int g = 0; g < G; ++g) {
+      CONVT_UNROLL_ALL
+      for (int e = 0; e < kWindow; ++e) {
+        const bool there = inside(Int(low + g * p.shift + e), p.input);
+        window[g][e] = there ? widen(Access::load(from + (g * p.shift + e))) : Acc(0);
+      }
+    }
+    Acc factor[K];
+    constexpr int kBytes = K * int(sizeof(T));
+    constexpr int kChunk = kBytes % 16 == 0 ? 16 : kBytes % 8 == 0 ? 8 : kBytes % 4 == 0 ? 4 : int(sizeof(T));
+    Access::template load_run<kChunk, K>(weight + std::int64_t(channel) * K, factor);
+    const Acc add = bias != nullptr ? Acc(widen(Access::load(bias + channel))) : Acc(0);
+
+    CONVT_UNROLL_ALL
+    for (int g = 0; g < G; ++g) {
+      Acc sum[V + 1] = {};  // from the even output on, which may be the one before the first
+      CONVT_UNROLL_ALL
+      for (int j = 0; j < kTaps; ++j) {
+        CONVT_UNROLL_ALL
+        for (int v = 0; v <= V; ++v) {
+          const int k = v % 2 + 2 * j;
+          if (k < K) sum[v] = multiply_add(window[g][v / 2 + kTaps - 1 - j], factor[k], sum[v]);
+        }
+      }
+      Acc own[V];
+      CONVT_UNROLL_ALL
+      for (int v = 0; v < V; ++v) own[v] = (odd ? sum[v + 1] : sum[v]) + add;
+      const Int first = o + g * p.step;
+      T* const to = output + (place + first);
+      if (first >= 0 && first + V <= p.output) {
+        Access::store_vector(to, words_of<T>(own));
+      } else {
+        CONVT_UNROLL_ALL
+        for (int v = 0; v < V; ++v) {
+          if (inside(Int(first + v), p.output)) Access::store(to + v, round_to<T>(own[v]));
         }
       }
     }

@@ -31,8 +31,8 @@ cudaError_t launch(const Problem& problem, const Tensors& tensors, cudaStream_t 
   cudaError_t error = cudaSuccess;
   for_direct_kernel<T>(problem, [&](auto kernel, const auto& p, std::int64_t threads) {
     using Kernel = decltype(kernel);
-    // One vector a thread means a small problem: smaller blocks spread more evenly.
-    const int block = Kernel::G == 1 ? kThreads / 2 : kThreads;
+    // One vector a thread mostly means a small problem, and so do several of depthwise rows: smaller blocks spread more evenly.
+    constexpr int block = Kernel::G == 1 || std::is_same_v<typename Kernel::P, DepthwiseParams> ? kThreads / 2 : kThreads;
     error = launch_early({static_cast<unsigned>(ceil_div(threads, block)), static_cast<unsigned>(block), 0, stream}, direct_kernel<Kernel>, p,
                          static_cast<const T*>(tensors.input), static_cast<const T*>(tensors.weight),
                          problem.bias ? static_cast<const T*>(tensors.bias) : nullptr, static_cast<T*>(tensors.output));

@@ -62,6 +62,22 @@ bool columns_serve(const Problem& problem) {
   return g.shared_bytes <= kMostSharedBytes && g.blocks <= std::numeric_limits<std::int32_t>::max();
 }
 
+bool frames_serve(const Problem& problem) {
+  const Axis &last = problem.axes[2], one;
+  return columns_serve(problem) && problem.axes[0] == one && problem.axes[1] == one && last.dilation == 1 &&
+         (last.stride == 4 || last.stride == 5) && last.kernel == kFrameTaps * last.stride && problem.group_out_channels() == 1 &&
+         problem.group_in_channels() <= kMostFrameChannels && frame_geometry(problem).blocks <= std::numeric_limits<std::int32_t>::max();
+}
+
+FrameGeometry frame_geometry(const Problem& problem) {
+  const Axis& last = problem.axes[2];
+  FrameGeometry g;
+  g.first = last.padding / last.stride;
+  g.tiles = ceil_div(ceil_div(last.padding + last.output(), last.stride) - g.first, std::int64_t(kFrameOwn));
+  g.blocks = problem.batch * problem.groups * g.tiles;
+  return g;
+}
+
 ColumnShape choose_column_shape(const Problem& problem) {
   const std::int64_t row_slices = ceil_div(problem.axes[2].input, positions_of(problem));
   const auto with_splits = [&](int splits) {

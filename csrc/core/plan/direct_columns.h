@@ -57,6 +57,26 @@ struct ColumnGeometry {
 /// of a group fit into shared memory.
 bool columns_serve(const Problem& problem);
 
+/// Some of these problems are frames that overlap, and have a kernel of their own (direct/frames_kernel.cuh): one axis without dilation,
+/// a stride of 4 or 5, a kernel of 4 strides, one output channel a group and few input channels.
+bool frames_serve(const Problem& problem);
+
+inline constexpr int kFrameTaps = 4;  ///< of each output
+inline constexpr int kMostFrameChannels = 12;
+inline constexpr int kFrameWarps = 4;  ///< of a block; they share the channels of a tile
+inline constexpr int kFrameThreads = kFrameWarps * kWarpLanes;
+inline constexpr int kFrameQuad = 4;                               ///< neighbouring positions of a lane
+inline constexpr int kFrameTile = kFrameQuad * kWarpLanes;         ///< positions of a tile
+inline constexpr int kFrameOwn = kFrameTile - kFrameQuad;          ///< those whose outputs are its own: all but the first lane's
+
+/// The positions of a row are the inputs, and those after them that still have outputs.
+struct FrameGeometry {
+  std::int64_t first = 0;   ///< position that the first output belongs to
+  std::int64_t tiles = 0;   ///< of a row
+  std::int64_t blocks = 0;
+};
+FrameGeometry frame_geometry(const Problem& problem);
+
 /// The problem must satisfy columns_serve().
 ColumnShape choose_column_shape(const Problem& problem);
 ColumnGeometry column_geometry(const Problem& problem, const ColumnShape& shape);

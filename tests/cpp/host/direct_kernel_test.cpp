@@ -52,12 +52,16 @@ Bytes run(const Problem& problem, const Operands& operands, std::int64_t enough_
   return {};
 }
 
-/// As a small problem (one vector a thread) and as a large one.
-void expect_exact(const Problem& problem, std::initializer_list<std::int64_t> ways = {0, direct::kEnoughThreads}) {
+/// As a large problem, as a small one (one vector a thread), and as one between them (four of some depthwise layers).
+std::vector<std::int64_t> ways_of(const Problem& problem) {
+  return {0, direct::kEnoughThreads, problem.output_elements() * std::int64_t(size_of(problem.dtype)) / 64};
+}
+
+void expect_exact(const Problem& problem) {
   if (problem.batch == 0) return;  // the caller's
   const Operands operands = integer_operands(problem);
   const Bytes expected = encode(problem.dtype, reference(problem, operands));
-  for (std::int64_t enough_threads : ways) {
+  for (std::int64_t enough_threads : ways_of(problem)) {
     const Bytes got = run(problem, operands, enough_threads);
     ASSERT_TRUE(got == expected) << to_string(problem) << " " << name_of(problem.layout) << " enough "
                                  << enough_threads;
@@ -169,6 +173,20 @@ TEST(DirectKernelRandom, IsExactOnIntegers) {
   }
 }
 
+/// Rows of every alignment, with both residues of a vector's first output.
+TEST(DirectKernelRandom, DepthwiseRowsAreExactOnIntegers) {
+  for (std::uint64_t seed = 0; seed < 600; ++seed) {
+    std::mt19937_64 random(seed);
+    const auto below = [&](std::int64_t end) { return std::int64_t(random() % std::uint64_t(end)); };
+    const std::int64_t channels = 1 + below(9), kernel = below(3) ? 3 + below(2) : 12, input = 1 + below(below(2) ? 12 : 500);
+    Problem problem = make_problem(1 + below(3), channels, channels, {{input, kernel, 2, below(kernel), below(2)}}, channels, below(2) == 0);
+    problem.dtype = kDTypes[below(std::int64_t(std::size(kDTypes)))];
+    if (!validate(problem).ok()) continue;
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    ASSERT_NO_FATAL_FAILURE(expect_exact(problem));
+  }
+}
+
 /// However many vectors a thread has, an output's terms are added in the same order.
 TEST(DirectKernelRandom, GivesTheSameBitsHoweverItIsCovered) {
   for (std::uint64_t seed = 3000; seed < 3200; ++seed) {
@@ -176,7 +194,8 @@ TEST(DirectKernelRandom, GivesTheSameBitsHoweverItIsCovered) {
     const Problem problem = random_problem(&random);
     SCOPED_TRACE("seed " + std::to_string(seed));
     const Operands operands = uniform_operands(problem);
-    EXPECT_TRUE(run(problem, operands, 0) == run(problem, operands, direct::kEnoughThreads)) << to_string(problem);
+    const Bytes expected = run(problem, operands, 0);
+    for (std::int64_t way : ways_of(problem)) EXPECT_TRUE(run(problem, operands, way) == expected) << to_string(problem) << " enough " << way;
   }
 }
 
@@ -195,7 +214,7 @@ TEST(DirectKernelNan, ReachesOnlyTheOutputsThatReadIt) {
       operands.input[operands.input.size() / 2] = HUGE_VAL;
       operands.input[operands.input.size() - 1] = -HUGE_VAL;
       const std::vector<double> expected = reference(problem, operands);
-      for (std::int64_t enough_threads : {std::int64_t{0}, direct::kEnoughThreads}) {
+      for (std::int64_t enough_threads : ways_of(problem)) {
         const std::vector<double> got = decode(problem.dtype, run(problem, operands, enough_threads));
         for (std::size_t i = 0; i < got.size(); ++i) {
           ASSERT_TRUE(got[i] == expected[i] || (std::isnan(got[i]) && std::isnan(expected[i])))

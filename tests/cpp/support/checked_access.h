@@ -74,6 +74,16 @@ struct CheckedAccess {
     for (int i = 0; i < kCount; ++i) to[i] = direct::widen(load(from + i));
   }
 
+  template <class T>
+  static void copy(T* to, const T* from, bool there) {
+    *to = there ? load(from) : T{};
+  }
+  template <int kCount, class T>
+  static void copy_run(T* to, const T* from) {
+    load_run<16, kCount>(from, *reinterpret_cast<T(*)[kCount]>(to));
+  }
+  static void wait_for_copies() {}
+
   static void write(void* to, const void* from, std::size_t bytes) {
     const std::ptrdiff_t offset = static_cast<unsigned char*>(to) - output;
     if (offset < 0 || std::size_t(offset) + bytes > writes.size() * element_size || std::size_t(offset) % bytes != 0) {
@@ -90,6 +100,16 @@ struct CheckedAccess {
   template <class T>
   static void store_vector(T* to, const direct::Words& words) {
     write(to, &words, sizeof words);
+  }
+
+  template <int kCount, class T, class Acc>
+  static void store_run(T* to, const Acc (&from)[kCount]) {
+    constexpr int kBytes = std::min(16, kCount * int(sizeof(T))), kEach = kBytes / int(sizeof(T));
+    for (int i = 0; i < kCount; i += kEach) {
+      T each[kEach];
+      for (int e = 0; e < kEach; ++e) each[e] = direct::round_to<T>(from[i + e]);
+      write(to + i, each, kBytes);
+    }
   }
 };
 
