@@ -145,6 +145,24 @@ TEST(WindowPlans, AreChosenForLongRows) {
   }
 }
 
+TEST(WindowPlans, HaveTilesThatFewChannelsFill) {
+  int few = 0;
+  for (const NamedProblem& named : served_problems()) {
+    for (const DType dtype : {DType::float32, DType::bfloat16}) {
+      for (const Precision precision : {Precision::tf32, Precision::tf32x3}) {
+        Problem problem = named.problem;
+        problem.dtype = dtype;
+        Plan plan;
+        ASSERT_TRUE(choose_plan(problem, gpu(), options_of(problem, precision), &plan).ok());
+        const bool narrow = plan.name().find("_512x16x") != std::string::npos, is_narrow = named.name == "hifi-gan-v2.ups.3-infer";
+        few += is_narrow;
+        EXPECT_TRUE(narrow == is_narrow || (narrow && problem.out_channels / problem.groups <= 16)) << named.name << ": " << plan.name();
+      }
+    }
+  }
+  EXPECT_EQ(few, 4);
+}
+
 TEST(WindowPlans, HaveNamesOfTheirOwn) {
   std::set<std::string> names;
   for (const Plan& plan : plans_of(make_problem(4, 128, 128, {{32768, 4, 2, 1}}))) {
