@@ -136,12 +136,20 @@ __device__ __forceinline__ void bulk_copy(void* shared, const void* global, unsi
 using TensorMap = CUtensorMap;
 
 /// Starts to copy the box of the kernel parameter `map` that begins at (inner, middle, outer), `inner` a multiple of 16 bytes (else the instruction is illegal),
-/// to shared memory, aligned to 128 bytes; what lies outside of the tensor is zero. Counts all of the box on the barrier.
-__device__ __forceinline__ void tensor_copy(void* shared, const TensorMap* map, int inner, int middle, int outer, std::uint64_t* barrier) {
+/// to shared memory, aligned to 128 bytes; what lies outside of the tensor is zero. Counts all of the box on the barrier. `passes`: L2 drops the box before others.
+__device__ __forceinline__ void tensor_copy(void* shared, const TensorMap* map, int inner, int middle, int outer, std::uint64_t* barrier, bool passes) {
 #if __CUDA_ARCH__ >= 900
-  asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], [%5];" ::"r"(shared_address(shared)),
-               "l"(map), "r"(inner), "r"(middle), "r"(outer), "r"(shared_address(barrier))
-               : "memory");
+  if (passes) {
+    constexpr std::uint64_t kEvictFirst = 0x12f0000000000000u;  // what createpolicy makes of evict_first for all of it
+    asm volatile(
+        "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%2, %3, %4}], [%5], %6;" ::"r"(shared_address(shared)),
+        "l"(map), "r"(inner), "r"(middle), "r"(outer), "r"(shared_address(barrier)), "l"(kEvictFirst)
+        : "memory");
+  } else {
+    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], [%5];" ::"r"(shared_address(shared)),
+                 "l"(map), "r"(inner), "r"(middle), "r"(outer), "r"(shared_address(barrier))
+                 : "memory");
+  }
 #endif
 }
 

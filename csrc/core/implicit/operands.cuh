@@ -74,7 +74,7 @@ struct Config {
   static constexpr int kWordElements = 4 / int(sizeof(Element));
   static constexpr int kVector = 16 / int(sizeof(Element));  // elements of a 16-byte access
   static constexpr int kParts = kSplit ? 2 : 1;              // high and low, one after the other, in operands of eight words
-  static_assert(kWarpgroups * (2 * kMostStages + 1) * int(sizeof(std::uint64_t)) <= kBarrierBytes);
+  static_assert(kHasWindow || kWarpgroups * (2 * kMostStages + 1) * int(sizeof(std::uint64_t)) <= kBarrierBytes);
   static_assert(kColumns_ % (kHasWindow ? 8 : kColumnBlock) == 0 && kWords_ % 8 == 0 && kRows_ % (64 * kRowBlocks_) == 0);
   static_assert(kWindow.form != Form::thirds || kColumns_ % (24 * kWindow.sets) == 0);
 };

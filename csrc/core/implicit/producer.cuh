@@ -505,7 +505,7 @@ template <class C>
 class WeightLoader {
  public:
   using Element = typename C::Element;
-  static constexpr int kPlaces = kWarpgroup / C::kColumns;  // threads that share a column
+  static constexpr int kPlaces = kWarpgroup / C::kColumns < C::kQuads ? kWarpgroup / C::kColumns : C::kQuads;  // threads that share a column
   static constexpr int kDepth = C::kQuads / kPlaces;        // quads of a tap that each of them loads
   // What a thread loads at a time: quads of a tap, and taps.
   static constexpr int kBatch = 32 / C::kVector < kDepth ? 32 / C::kVector : kDepth;
@@ -527,14 +527,20 @@ class WeightLoader {
   template <class Wait>
   __device__ __forceinline__ void load(const Chunk& chunk, unsigned char* to, Wait wait) const {
     const int first_tap = chunk.tap_block * g_.chunk_taps, first_channel = chunk.channel_block * kChunkChannels;
-    load_taps(0, kTaps, g_.chunk_taps, [&](int j) { return Place{first_channel, first_tap + j}; }, to, wait);
+    load_taps<kTaps>(0, kTaps, g_.chunk_taps, [&](int j) { return Place{first_channel, first_tap + j}; }, to, wait);
   }
 
   /// Loads a part of all chunks, each of which has all `kAllTaps`: every `parts`-th few of their taps from `part` on.
   template <int kAllTaps>
   __device__ __forceinline__ void load_all(unsigned char* to, int part, int parts) const {
     if (quad_ >= C::kQuads) return;  // a thread of those that columns leave over
-    load_taps(part * kTaps, parts * kTaps, g_.chunks * kAllTaps, [](int j) { return Place{j / kAllTaps * kChunkChannels, j % kAllTaps}; }, to, [] {});
+    const int taps = g_.chunks * kAllTaps;
+    const auto place_of = [](int j) { return Place{j / kAllTaps * kChunkChannels, j % kAllTaps}; };
+    if (taps <= parts) {  // no code for taps that there are not: what runs once takes time to fetch
+      load_taps<1>(part, parts, taps, place_of, to, [] {});
+    } else {
+      load_taps<kTaps>(part * kTaps, parts * kTaps, taps, place_of, to, [] {});
+    }
   }
 
  private:
@@ -543,16 +549,16 @@ class WeightLoader {
     int first_channel, tap;
   };
 
-  /// Loads kTaps taps at a time of those below `taps`, from `begin` on every `step`-th.
-  template <class PlaceOf, class Wait>
+  /// Loads kCount taps at a time of those below `taps`, from `begin` on every `step`-th.
+  template <int kCount, class PlaceOf, class Wait>
   __device__ __forceinline__ void load_taps(int begin, int step, int taps, PlaceOf place_of, unsigned char* to, Wait wait) const {
     bool waited = false;
     for (int j = begin; j < taps; j += step) {
 #pragma unroll
       for (int i = 0; i < kDepth; i += kBatch) {
-        Quad<C> quads[kTaps][kBatch];
+        Quad<C> quads[kCount][kBatch];
 #pragma unroll
-        for (int t = 0; t < kTaps; ++t) {
+        for (int t = 0; t < kCount; ++t) {
           const Place place = place_of(j + t);
           const Element* from = weight_ + (place.first_channel + i * C::kVector) * stride_ + std::int64_t{place.tap} * g_.tap_step;
           fetch_depth<C>(place.tap < taps_ ? from : nullptr, stride_, g_.in_channels - place.first_channel - (quad_ + i) * C::kVector, quads[t]);
@@ -560,7 +566,7 @@ class WeightLoader {
         if (!waited) wait();
         waited = true;
 #pragma unroll
-        for (int t = 0; t < kTaps; ++t) {
+        for (int t = 0; t < kCount; ++t) {
           if (j + t >= taps) break;
           uint4* const tap = reinterpret_cast<uint4*>(to) + (j + t) * C::kQuads * C::kParts * C::kColumns + column_;
 #pragma unroll

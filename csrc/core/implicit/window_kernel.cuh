@@ -7,20 +7,18 @@
 
 namespace convt_gemm::implicit {
 
-/// Registers of a thread in either role, see Registers. Whoever loads needs few: a box is one instruction.
-template <class C>
-struct WindowRegisters {
-  static constexpr int kAll = 65536 / C::kThreads / 8 * 8 * (C::kThreads / kWarpgroup), kLoading = 24;
-  static constexpr int kRest = (kAll - kLoading) / C::kWarpgroups / 8 * 8, kMultiplying = kRest < 240 ? kRest : 240;
-};
-
 /// Numbers of the tiles that a team has, as whoever loads finds them. A block keeps its column tile.
 class WindowTiles {
  public:
-  __device__ __forceinline__ WindowTiles(const WindowParams& params, const TileRange& range)
-      : columns_(params.p.g.all_column_tiles), number_(range.first), step_(range.step), column_(range.first % columns_),
-        taken_(params.row_tiles_taken != nullptr ? params.row_tiles_taken + column_ : nullptr) {
-    if (taken_ != nullptr) number_ = take();
+  __device__ __forceinline__ WindowTiles(const WindowParams& params, int team)
+      : columns_(params.p.g.all_column_tiles), step_(static_cast<int>(gridDim.x) * params.p.g.teams), taken_(nullptr) {
+    const int block = static_cast<int>(blockIdx.x), of_rows = params.p.g.tile_divisor.quotient(block);
+    column_ = block - of_rows * columns_;
+    number_ = (of_rows * params.p.g.teams + team) * columns_ + column_;
+    if (params.row_tiles_taken == nullptr) return;
+    taken_ = params.row_tiles_taken + column_;
+    gpu::wait_for_kernel_before();
+    number_ = take();
   }
   __device__ __forceinline__ int number() const { return number_; }
   /// The one after it: asked for before it is needed.
@@ -30,7 +28,7 @@ class WindowTiles {
  private:
   __device__ __forceinline__ int take() const { return atomicAdd(taken_, 1) * columns_ + column_; }
 
-  int columns_, number_, step_, column_;
+  int columns_, step_, column_, number_;
   int* taken_;
 };
 
@@ -38,36 +36,55 @@ class WindowTiles {
 inline constexpr int kAllMultiplying = 15;
 
 /// Where the number of the tile is that a stage has the first chunk of; kNoTile after the last one.
+template <class C>
 __device__ __forceinline__ int* tile_in_stage(const Shared& shared, int stage) {
-  static_assert(3 * (2 * kMostStages * int(sizeof(std::uint64_t)) + kMostStages * int(sizeof(int)) + int(sizeof(std::uint64_t))) <= kBarrierBytes);
-  return reinterpret_cast<int*>(shared.base + shared.g.teams * 2 * kMostStages * sizeof(std::uint64_t)) + shared.team * kMostStages + stage;
+  constexpr int kTeams = C::kWarpgroups, kStages = most_window_stages(kTeams), kTeamBytes = 2 * kMostStages * int(sizeof(std::uint64_t));
+  if constexpr (kStages < kMostStages) {  // between the barriers of the team: stages that there are not would have theirs there
+    static_assert(kTeams * kTeamBytes <= kBarrierBytes && kStages * int(sizeof(int)) <= (kMostStages - kStages) * int(sizeof(std::uint64_t)));
+    static_assert(kTeams * int(sizeof(std::uint64_t)) <= (kMostStages - kStages) * int(sizeof(std::uint64_t)));  // Shared::multiplied, at the end
+    return reinterpret_cast<int*>(shared.full(kStages)) + stage;
+  } else {
+    static_assert(kTeams * (kTeamBytes + kMostStages * int(sizeof(int)) + int(sizeof(std::uint64_t))) <= kBarrierBytes);
+    return reinterpret_cast<int*>(shared.base + kTeams * kTeamBytes) + shared.team * kMostStages + stage;
+  }
 }
 inline constexpr int kNoTile = -1;
 
 /// Fills a team's ring for all its tiles; by one lane.
 template <class C>
-__device__ __forceinline__ void produce_windows(const WindowParams& params, const Shared& shared, const TileRange& range) {
+__device__ __forceinline__ void produce_windows(const WindowParams& params, const Shared& shared) {
   const ImplicitGeometry& g = params.p.g;
-  WindowTiles tiles(params, range);
+  WindowTiles tiles(params, shared.team);
   RingPosition ring;
-  for (; tiles.number() < g.tiles;) {
-    const int next = tiles.next();
+  for (bool first = true; tiles.number() < g.tiles; first = false) {
     const Tile tile = tile_of(g, tiles.number());
     const int sample = g.sample_tiles.quotient(tile.row);
     const int position = static_cast<int>(g.first_position) + C::kWindow.lag() + (tile.row - sample * g.sample_tiles.divisor()) * g.tile_rows - C::kWindow.before(C::kVector);
+    if (first) gpu::wait_for_kernel_before();  // where the first box is has been worked out meanwhile
+    const int next = tiles.next();
     for (int c = 0; c < g.chunks; ++c) {
       gpu::barrier_wait(shared.empty(ring.stage), ring.parity ^ 1);
-      if (c == 0) *tile_in_stage(shared, ring.stage) = tiles.number();
+      if (c == 0) *tile_in_stage<C>(shared, ring.stage) = tiles.number();
       gpu::barrier_arrive_expect(shared.full(ring.stage), static_cast<unsigned>(g.x_bytes));
       gpu::tensor_copy(shared.x(ring.stage), &params.x_map, position, c * C::kWords * C::kWordElements, sample * g.groups + tile.group,
-                       shared.full(ring.stage));
+                       shared.full(ring.stage), params.x_passes);
       ring.advance(g.stages);
     }
     tiles.advance(next);
   }
   gpu::barrier_wait(shared.empty(ring.stage), ring.parity ^ 1);
-  *tile_in_stage(shared, ring.stage) = kNoTile;
+  *tile_in_stage<C>(shared, ring.stage) = kNoTile;
   gpu::barrier_arrive(shared.full(ring.stage));
+}
+
+/// The team's, by the lane that loads for it. (One lane for all teams takes 0.5 us; lanes of a warp take turns.)
+__device__ __forceinline__ void init_barriers(const Shared& shared) {
+  for (int stage = 0; stage < shared.g.stages; ++stage) {
+    gpu::barrier_init(shared.full(stage), 1);
+    gpu::barrier_init(shared.empty(stage), kWarpgroup);
+  }
+  gpu::barrier_init(shared.multiplied(shared.team), kWarpgroup);
+  gpu::barrier_init_fence();
 }
 
 template <class C>
@@ -76,40 +93,33 @@ __device__ __forceinline__ void implicit_gemm_windows(const WindowParams& params
   const ImplicitGeometry& g = p.g;
   const int warpgroup = uniform(static_cast<int>(threadIdx.x / kWarpgroup)), thread = threadIdx.x % kWarpgroup;
   unsigned char* const memory = gpu::dynamic_shared();
-  if (threadIdx.x == 0) {
-    for (int team = 0; team < g.teams; ++team) {
-      const Shared shared{memory, g, team};
-      for (int stage = 0; stage < g.stages; ++stage) {
-        gpu::barrier_init(shared.full(stage), 1);
-        gpu::barrier_init(shared.empty(stage), kWarpgroup);
-      }
-      gpu::barrier_init(shared.multiplied(team), kWarpgroup);
-    }
-    gpu::barrier_init_fence();
-  }
-  gpu::wait_for_kernel_before();
-  __syncthreads();
   const Shared shared{memory, g, warpgroup < C::kWarpgroups ? warpgroup : uniform(thread / 32)};
   if (warpgroup >= C::kWarpgroups) {
     gpu::give_registers_back<WindowRegisters<C>::kLoading>();
-    const TileRange range(g, shared.team);  // by all lanes: it shuffles
-    if (shared.team < g.teams && gpu::elect()) produce_windows<C>(params, shared, range);
+    if (shared.team < g.teams && gpu::elect()) init_barriers(shared);
+    __syncthreads();
+    if (shared.team < g.teams && gpu::elect()) produce_windows<C>(params, shared);
     return;
   }
+  __syncthreads();  // barriers are there
   gpu::take_registers<WindowRegisters<C>::kMultiplying>();
-  // While the first of x is on its way.
-  const Tile first_tile = tile_of(g, TileRange(g, 0).first);  // the block keeps its column tile
-  WeightLoader<C>(p, first_tile, thread).template load_all<C::kWindow.taps>(shared.weight(0), warpgroup, C::kWarpgroups);
-  gpu::fence_async_proxy();
+  const Tile first_tile = tile_of(g, static_cast<int>(blockIdx.x));  // the block keeps its column tile
+  const WeightLoader<C> weights(p, first_tile, thread);
+  gpu::wait_for_kernel_before();
+  // While the first of x is on its way. The bias first, which takes as long as weights do.
+  static_assert(C::kColumns <= C::kWarpgroups * kWarpgroup);
+  const float bias = bias_of_column<C>(p, first_tile, static_cast<int>(threadIdx.x));
+  weights.template load_all<C::kWindow.taps>(shared.weight(0), warpgroup, C::kWarpgroups);
   float* const biases = static_cast<float*>(shared.staging(0));
-  list_biases<C>(p, first_tile, biases);
+  if (threadIdx.x < C::kColumns) biases[threadIdx.x] = bias;
+  gpu::fence_async_proxy();
   gpu::named_barrier(kAllMultiplying, C::kWarpgroups * kWarpgroup);
   RingPosition ring;
   unsigned char* const runs = g.team_runs_bytes > 0 ? reinterpret_cast<unsigned char*>(biases) - (g.teams - warpgroup) * g.team_runs_bytes : nullptr;
   if (g.in_turn && shared.team > 0) gpu::barrier_wait(shared.multiplied(shared.team - 1), 0);
   for (bool first = true;; first = false) {
     gpu::barrier_wait(shared.full(ring.stage), ring.parity);
-    const int number = uniform(*tile_in_stage(shared, ring.stage));
+    const int number = uniform(*tile_in_stage<C>(shared, ring.stage));
     if (number != kNoTile) {
       Sums<C> sums;
       WindowMultiply<C>{g, shared, ring, thread}.run(sums);

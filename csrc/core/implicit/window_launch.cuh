@@ -35,7 +35,7 @@ template <class C>
 Status launch_windows(const Params& p, void* workspace, cudaStream_t stream) {
   const auto kernel = implicit_gemm_windows_kernel<C>;
   const std::int64_t counters = window_workspace_bytes(p.g);
-  WindowParams params{p, {}, counters > 0 ? static_cast<int*>(workspace) : nullptr};
+  WindowParams params{p, {}, counters > 0 ? static_cast<int*>(workspace) : nullptr, window_x_passes(p.g)};
   // First of all a call that gives the thread the device's context, which the driver's own function wants.
   cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, p.g.shared_bytes);
   if (error != cudaSuccess) return checked("implicit GEMM: shared memory", error);

@@ -4,6 +4,13 @@
 
 namespace convt_gemm::implicit {
 
+/// Registers of a thread in either role, see Registers. Whoever loads needs few: a box is one instruction.
+template <class C>
+struct WindowRegisters {
+  static constexpr int kAll = 65536 / C::kThreads / 8 * 8 * (C::kThreads / kWarpgroup), kLoading = 24;
+  static constexpr int kRest = (kAll - kLoading) / C::kWarpgroups / 8 * 8, kMultiplying = kRest < 240 ? kRest : 240;
+};
+
 /// The first of a thread's positions in group `group` of its row blocks, within its warpgroup; the others are the next ones. Groups are one block, or two where a
 /// thread has four positions. Of a group's first block rows g and g + 8 are positions 0 and positions / 2, of its second the ones after those.
 template <class C>
@@ -237,7 +244,7 @@ struct WindowMultiply {
  private:
   static constexpr unsigned kStepWeights = 2 * (kWeightPlane / 16);  // eight words of depth of one tap
   /// Operands are the tensor cores' until their products are done: there are two, filled in turn, where registers suffice.
-  static constexpr bool kInTurn = !C::kSplit && C::kRowBlocks * C::kSums + 2 * Places::operand_words() <= 176;
+  static constexpr bool kInTurn = !C::kSplit && C::kRowBlocks * C::kSums + 2 * Places::operand_words() <= WindowRegisters<C>::kMultiplying - 64;
 
   /// The tensor cores cut off what exceeds a sum's last place, which over a long depth is more than float32's own error. So each step is summed up by itself
   /// and added here.

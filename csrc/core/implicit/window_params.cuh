@@ -11,6 +11,7 @@ struct WindowParams {
   /// How many row tiles of each column tile have been taken, zero at first: a team takes the next one that no other has, so that those at work stay neighbours.
   /// Null if each team's tiles are those that its place says.
   int* row_tiles_taken;
+  bool x_passes;  ///< no part of x is read twice, but by teams that do so at the same time: L2 need not keep it
 };
 
 }  // namespace convt_gemm::implicit

@@ -5,13 +5,13 @@
 
 namespace convt_gemm::implicit {
 
-/// The biases of the tile's columns, by all threads that multiply; a barrier of them has to follow.
+/// The bias of column `n` of the tile; zero where there is none.
 template <class C>
-__device__ __forceinline__ void list_biases(const Params& p, const Tile& tile, float* biases) {
-  for (int n = static_cast<int>(threadIdx.x); n < C::kColumns; n += C::kWarpgroups * kWarpgroup) {
-    const Column column = column_of_tile<C>(p.g, tile.column, n);
-    biases[n] = column.valid && p.bias != nullptr ? to_float(static_cast<const typename C::Element*>(p.bias)[std::int64_t{tile.group} * p.g.out_channels + column.channel]) : 0.0f;
-  }
+__device__ __forceinline__ float bias_of_column(const Params& p, const Tile& tile, int n) {
+  if (n >= C::kColumns || p.bias == nullptr) return 0.0f;
+  const Column column = column_of_tile<C>(p.g, tile.column, n);
+  if (!column.valid) return 0.0f;
+  return to_float(static_cast<const typename C::Element*>(p.bias)[std::int64_t{tile.group} * p.g.out_channels + column.channel]);
 }
 
 template <class C, class Activation = Identity>

@@ -93,6 +93,9 @@ struct ImplicitTile {
   constexpr int threads() const { return (warpgroups() + loaders) * kWarpgroup; }
 };
 
+/// Most stages of a team's ring where so many teams have windows: barriers of four teams leave no other room for the numbers of their tiles.
+constexpr int most_window_stages(int teams) { return teams > 3 ? kMostStages / 2 : kMostStages; }
+
 /// How sums are put together to consecutive outputs ("runs") before they are stored.
 enum class Store : std::int8_t {
   direct,     ///< channels_first: no runs, each thread stores its own sums, up to 16 bytes at a time

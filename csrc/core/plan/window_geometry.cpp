@@ -99,6 +99,9 @@ bool set_columns(const ImplicitTile& tile, ImplicitGeometry* g) {
   return true;
 }
 
+/// Tiles of a team, where none takes those of others.
+std::int64_t team_tiles(const ImplicitGeometry& g) { return ceil_div(g.row_tiles, std::int64_t{g.blocks / g.all_column_tiles} * g.teams); }
+
 /// `runs`: teams put their outputs side by side if there is room. false if there is not enough for the weights of a column tile and stages of x.
 bool set_memory(int element, bool split, bool runs, const ImplicitTile& tile, const DeviceTraits& traits, ImplicitGeometry* g) {
   const int parts = split ? 2 : 1, channels = tile.words * 4 / element;  // of a chunk
@@ -116,7 +119,8 @@ bool set_memory(int element, bool split, bool runs, const ImplicitTile& tile, co
   const std::int64_t stages = stages_beside(g->team_runs_bytes);
   if (stages < kLeastStages) return false;
   g->weight_bytes = int(chunk);
-  g->stages = int(std::min<std::int64_t>(stages, kMostStages));
+  // One for all chunks of all tiles, and one that tells that there are no more: making barriers takes time.
+  g->stages = int(std::min({stages, team_tiles(*g) * g->chunks + 1, std::int64_t{most_window_stages(g->teams)}}));
   g->shared_bytes = int(fixed + (g->stages * g->x_bytes + g->team_runs_bytes) * g->teams);
   return true;
 }
@@ -169,5 +173,7 @@ bool make_window_geometry(const Problem& problem, Precision precision, const Imp
 std::int64_t window_workspace_bytes(const ImplicitGeometry& g) {
   return has_many_tiles(g) ? g.all_column_tiles * std::int64_t{sizeof(int)} : 0;
 }
+
+bool window_x_passes(const ImplicitGeometry& g) { return g.all_column_tiles == 1 && team_tiles(g) * g.chunks <= g.stages; }
 
 }  // namespace convt_gemm

@@ -16,4 +16,7 @@ bool make_window_geometry(const Problem& problem, Precision precision, const Imp
 /// Of device memory: counters of tiles.
 std::int64_t window_workspace_bytes(const ImplicitGeometry& geometry);
 
+/// Whether all of x is asked for at once, and no part of it by several column tiles.
+bool window_x_passes(const ImplicitGeometry& geometry);
+
 }  // namespace convt_gemm

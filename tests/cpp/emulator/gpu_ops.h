@@ -163,7 +163,7 @@ struct TensorMap {
   int box[2];               ///< of the innermost axis, and of the next one
 };
 inline void tensor_copy(void* shared, const TensorMap* map, int inner, int middle, int outer, std::uint64_t* barrier,
-                        Source at = Source::here()) {
+                        bool /*passes*/, Source at = Source::here()) {
   alignas(16) static constexpr unsigned char kZeros[4096] = {};
   for (int row = 0; row < map->box[1]; ++row) {
     unsigned char* const to = static_cast<unsigned char*>(shared) + row * map->box[0] * map->element;

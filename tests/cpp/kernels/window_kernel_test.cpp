@@ -2,6 +2,7 @@
 // others.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <memory>
@@ -61,7 +62,7 @@ Bytes run(const WindowKernel& kernel, const Problem& problem, const Operands& op
   const emulator::GuardedMemory counters(std::size_t(std::max<std::int64_t>(counter_bytes, 4)), 4);
   std::memset(counters.data(), 0, counters.bytes());
   emulator::launch({unsigned(g.blocks)}, {unsigned(kernel.instance.tile.threads())}, std::size_t(g.shared_bytes), options,
-                   [&] { kernel.multiply({params, map, counter_bytes > 0 ? reinterpret_cast<int*>(counters.data()) : nullptr}); });
+                   [&] { kernel.multiply({params, map, counter_bytes > 0 ? reinterpret_cast<int*>(counters.data()) : nullptr, window_x_passes(g)}); });
   return Bytes(y.data(), y.data() + y.bytes());
 }
 
@@ -70,8 +71,12 @@ Problem in(Problem problem, const WindowKernel& kernel) {
   return problem;
 }
 
+/// Of a device that has `multiprocessors`, or one for each tile of columns if that is more.
 bool geometry_of(const Problem& problem, const WindowKernel& kernel, int multiprocessors, ImplicitGeometry* g) {
-  return make_window_geometry(problem, kernel.instance.precision, kernel.instance.tile, hopper(multiprocessors), g);
+  const ImplicitTile& tile = kernel.instance.tile;
+  const std::int64_t channels = problem.out_channels / problem.groups, tile_channels = tile.columns / tile.window.channel_columns();
+  const std::int64_t column_tiles = problem.groups * ((channels + tile_channels - 1) / tile_channels);
+  return make_window_geometry(problem, kernel.instance.precision, tile, hopper(int(std::max<std::int64_t>(multiprocessors, column_tiles))), g);
 }
 
 /// Whether the kernel's window is the problem's; runs it if so.
