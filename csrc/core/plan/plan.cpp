@@ -153,6 +153,8 @@ Status choose_plan(const Problem& problem, const DeviceTraits& traits, const Pla
   if (options.workspace_limit < 0) {
     return Status::invalid("expected workspace_limit to be non-negative, but got " + std::to_string(options.workspace_limit));
   }
+  const Status valid = validate(problem);
+  if (!valid.ok()) return valid;
   const std::vector<Plan> plans = plans_of_every_algorithm(problem, traits, options);
   for (const Plan& candidate : plans) {
     if (options.algorithm == "auto" || selects(options.algorithm, candidate.name())) {

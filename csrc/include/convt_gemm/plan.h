@@ -99,7 +99,7 @@ struct Plan {
 /// The problem must have passed validate().
 std::vector<Plan> enumerate_plans(const Problem& problem, const DeviceTraits& traits, const PlanOptions& options);
 
-/// The first of enumerate_plans(), or a message that says why there is none.
+/// The first of enumerate_plans(), or a message that says why there is none: also that of validate().
 Status choose_plan(const Problem& problem, const DeviceTraits& traits, const PlanOptions& options, Plan* plan);
 
 /// A few lines for a person: algorithm, back end, tile, pieces, workspace, bytes, FLOPs and predicted time.

@@ -456,6 +456,12 @@ TEST(Algorithm, APartThatEndsElsewhereSelectsNothing) {
   }
 }
 
+TEST(ChoosePlan, RefusesAnInvalidProblem) {
+  convt_gemm::Plan plan;
+  const convt_gemm::Status status = convt_gemm::choose_plan(make_problem(1, 192, 8, {{1, 2, 2, 1}}), {}, {}, &plan);  // an output size of 0
+  EXPECT_NE(status.message.find("expected a positive output size"), std::string::npos) << status.message;
+}
+
 TEST(WorkspaceLimit, MustNotBeNegative) {
   Plan plan;
   const Status status = choose_plan(aligned_problem(), cuda(), options(Precision::ieee, "auto", -1), &plan);
