@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, against a build made elsewhere: CI has none, so this is run by hand before kernels change hands.
 #
-#   tests/on_gpu.sh BINARIES SITE [LOGS]
+#   tests/on_gpu.sh BINARIES SITE [LOGS [STAGE...]]
 #
 # BINARIES holds convt_gemm_host_tests and convt_gemm_cuda_tests, SITE the installed package (and what the tests import besides),
-# LOGS (a new temporary folder by default) gets the full output. A missing GPU is a failure. Tests and sanitizers, these in shards, run
-# beside each other; host times are taken last, alone.
+# LOGS (a new temporary folder by default) gets the full output. A missing GPU is a failure. Stages, all by default, one after the other: tests (all of
+# them, then host times alone), memcheck, racecheck, initcheck (with all plans on small problems, and the kernels of windows on long rows), each in shards beside each other.
 set -u
 logs=${3:-$(mktemp -d)}
+stages=("${@:4}")
+[ ${#stages[@]} = 0 ] && stages=(tests memcheck racecheck initcheck)
 mkdir -p "$logs"
 binaries=$(realpath "$1") site=$(realpath "$2") logs=$(realpath "$logs")
 here=$(realpath "$(dirname "$0")")
@@ -34,25 +36,39 @@ beside() { # seconds, name, command...
   check "$@" &
   jobs+=("$!")
 }
-# In the deepest problem cuBLAS splits the depth, where racecheck and initcheck object to its own kernels. Long rows are for the kernels of windows, which
-# racecheck looks at alone: it takes too long over all plans.
-problems='*Small*:Random*:*MoreWeights*-*very_deep*'
-for tool in memcheck racecheck initcheck; do
-  shards=3 filter="*LongRows/*:$problems"
-  [ $tool = racecheck ] && shards=10 filter=$problems
-  for ((shard = 0; shard < shards; ++shard)); do
-    beside 500 "$tool.$shard" env CONVT_GEMM_MOST_PIECES=24 GTEST_TOTAL_SHARDS=$shards GTEST_SHARD_INDEX=$shard compute-sanitizer --tool "$tool" \
-      --error-exitcode 9 "$binaries/convt_gemm_cuda_tests" --gtest_brief=1 --gtest_filter="$filter"
-  done
-  beside 500 "$tool.windows" env CONVT_GEMM_PLANS=windows compute-sanitizer --tool "$tool" --error-exitcode 9 "$binaries/convt_gemm_cuda_tests" --gtest_brief=1 \
-    --gtest_filter='LongRows*'
-done
-beside 200 host_tests "$binaries/convt_gemm_host_tests" --gtest_brief=1
-beside 500 cuda_tests "$binaries/convt_gemm_cuda_tests" --gtest_brief=1
+wait_for_all() {
+  local job
+  for job in "${jobs[@]}"; do wait "$job" || failed=1; done
+  jobs=()
+}
 cd "$here" || exit 1
-workers=$(python3 -c 'import xdist' 2>/dev/null && echo '-n 4')
-# shellcheck disable=SC2086
-beside 500 pytest python3 -m pytest -q $workers --maxfail=25 -p no:cacheprovider python
-for job in "${jobs[@]}"; do wait "$job" || failed=1; done
-python3 host_time.py || failed=1
+for stage in "${stages[@]}"; do
+  case $stage in
+    tests)
+      beside 200 host_tests "$binaries/convt_gemm_host_tests" --gtest_brief=1
+      beside 500 cuda_tests "$binaries/convt_gemm_cuda_tests" --gtest_brief=1
+      workers=$(python3 -c 'import xdist' 2>/dev/null && echo '-n 4')
+      # shellcheck disable=SC2086
+      beside 500 pytest python3 -m pytest -q $workers --maxfail=25 -p no:cacheprovider python
+      wait_for_all
+      python3 host_time.py || failed=1
+      ;;
+    memcheck | racecheck | initcheck)
+      # In the deepest problem cuBLAS splits the depth, where racecheck and initcheck object to its own kernels.
+      shards=6
+      [ "$stage" = racecheck ] && shards=12
+      for ((shard = 0; shard < shards; ++shard)); do
+        beside 500 "$stage.$shard" env CONVT_GEMM_MOST_PIECES=24 GTEST_TOTAL_SHARDS=$shards GTEST_SHARD_INDEX=$shard compute-sanitizer --tool "$stage" \
+          --error-exitcode 9 "$binaries/convt_gemm_cuda_tests" --gtest_brief=1 --gtest_filter='*Small*:Random*:*MoreWeights*-*very_deep*'
+      done
+      beside 500 "$stage.windows" env CONVT_GEMM_PLANS=windows compute-sanitizer --tool "$stage" --error-exitcode 9 "$binaries/convt_gemm_cuda_tests" \
+        --gtest_brief=1 --gtest_filter='LongRows*'
+      wait_for_all
+      ;;
+    *)
+      echo "no stage '$stage': expected tests, memcheck, racecheck or initcheck" >&2
+      exit 2
+      ;;
+  esac
+done
 exit $failed

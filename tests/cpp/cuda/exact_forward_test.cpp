@@ -118,6 +118,17 @@ INSTANTIATE_TEST_SUITE_P(
                       NamedProblem{"taps", make_problem(1, 130, 64, {{30, 7, 3, 2}})}),
     ProblemName());
 
+/// What the direct kernels of frames and of depthwise rows are for, the last one with four vectors a thread.
+INSTANTIATE_TEST_SUITE_P(
+    SmallRows, ExactCase,
+    ::testing::Values(NamedProblem{"frames", make_problem(2, 11, 1, {{700, 20, 5}})},
+                      NamedProblem{"frames_of_groups", make_problem(3, 18, 2, {{301, 16, 4, 6}}, 2, true)},
+                      NamedProblem{"frames_of_few_channels", make_problem(1, 4, 1, {{130, 20, 5, 2, 1}}, 1, true)},
+                      NamedProblem{"depthwise", make_problem(3, 40, 40, {{333, 3, 2, 1, 1}}, 40, true)},
+                      NamedProblem{"depthwise_of_twelve_taps", make_problem(1, 24, 24, {{501, 12, 2, 5}}, 24)},
+                      NamedProblem{"depthwise_four_vectors", make_problem(2, 64, 64, {{2100, 4, 2, 1}}, 64, true)}),
+    ProblemName());
+
 /// What the kernels of windows are for: rows of several tiles that begin at all places of a sector, channels that are more or fewer than a tile has, short
 /// samples, groups, a tap that is missing.
 INSTANTIATE_TEST_SUITE_P(
