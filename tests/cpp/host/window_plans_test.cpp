@@ -148,7 +148,7 @@ TEST(WindowPlans, AreChosenForLongRows) {
 TEST(WindowPlans, HaveTilesThatFewChannelsFill) {
   int few = 0;
   for (const NamedProblem& named : served_problems()) {
-    for (const DType dtype : {DType::float32, DType::bfloat16}) {
+    for (const DType dtype : {DType::float32, DType::bfloat16, DType::float16}) {
       for (const Precision precision : {Precision::tf32, Precision::tf32x3}) {
         Problem problem = named.problem;
         problem.dtype = dtype;
@@ -160,7 +160,7 @@ TEST(WindowPlans, HaveTilesThatFewChannelsFill) {
       }
     }
   }
-  EXPECT_EQ(few, 4);
+  EXPECT_EQ(few, 6);
 }
 
 TEST(WindowPlans, HaveNamesOfTheirOwn) {
