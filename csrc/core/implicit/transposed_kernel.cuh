@@ -40,7 +40,7 @@ __device__ __forceinline__ void implicit_gemm_transposed(const TransposedParams&
     Exchange<C>::expect(p, memory, static_cast<int>(gpu::cluster_rank()));
   }
   __syncthreads();
-  if (p.w.splits > 1) gpu::cluster_arrive_relaxed();  // this block can be given sums
+  if (p.w.splits > 1) gpu::cluster_arrive_relaxed();  // this block can be given sums: barrier_init_fence has made their barrier visible
   gpu::take_registers<TransposedRegisters<C>::kMultiplying>();
   const int thread = static_cast<int>(threadIdx.x % kWarpgroup), warpgroup = warp / 4;
   TransposedCursor at(p);

@@ -57,10 +57,10 @@ bool set_weight_pieces(int element, const TransposedTile& tile, TransposedGeomet
   g.all_column_tiles = int(tiles * g.groups);
   t->w.paired = g.residues % 2 == 0 && g.kernel % g.tap_step == 0;
   t->w.pair_stores = t->w.paired && g.dilation == 1 && g.output % 2 == 0 && g.first_output % 2 == 0;
-  // Output 0 of a position is its number times the stride before or after y's, the last one `reach` further.
-  const std::int64_t first = g.first_position * g.stride - g.padding, reach = std::int64_t{g.residues - 1} * g.dilation;
-  t->w.first_whole = int(std::max<std::int64_t>(0, ceil_div(-first, std::int64_t{g.stride})));
-  t->w.after_whole = int(std::max<std::int64_t>(0, std::min<std::int64_t>(g.positions, floor_div(g.output - 1 - reach - first, g.stride) + 1)));
+  // A position's first output lies at g.first_output and its number times the stride, its last one `reach` further.
+  const std::int64_t reach = std::int64_t{g.residues - 1} * g.dilation;
+  t->w.first_whole = int(std::max<std::int64_t>(0, ceil_div(-g.first_output, std::int64_t{g.stride})));
+  t->w.after_whole = int(std::max<std::int64_t>(0, std::min<std::int64_t>(g.positions, floor_div(g.output - 1 - reach - g.first_output, g.stride) + 1)));
   // A column that lacks the last tap reads where that would be. Eight neighbouring columns of four (pairs of) channels are in 32 banks, where
   // neighbours are next to each other.
   t->w.pitch = next_with_rest(t->w.length + (t->w.parts.divisor() == 1 ? g.tap_step : 0), 8, 32);

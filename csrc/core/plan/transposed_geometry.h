@@ -49,6 +49,7 @@ struct WeightTiles {
   int tap_offset;  ///< elements from one tap of a column to the next
 
   // Blocks of a cluster, which share out the chunks of a tile, and then its positions: each adds up the sums of 8 share_eighths of them, the last ones of what is left.
+  // Kernels shift by log2_splits: a block's first copies would wait for divisions.
   int splits, log2_splits;
   int share_eighths;
   int exchange_bytes;  ///< of shared memory, for what the other blocks give a block

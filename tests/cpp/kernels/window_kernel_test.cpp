@@ -125,6 +125,9 @@ TEST_P(WindowKernels, GiveTheReference) {
   EXPECT_TRUE(expect_exact(problem_for(kernel, 2, 40, 16, 600, 1, false), kernel, 1, {{emulator::Order::starve, emulator::Completion::late, 5}}));
   EXPECT_TRUE(expect_exact(problem_for(kernel, 2, 6, 32, 520, 2), kernel, 2, {{}}));  // groups
   EXPECT_TRUE(expect_exact(problem_for(kernel, 2, 3, 136, 520), kernel, 9, {{}}));    // several tiles of columns, the last one not full
+  if (kernel.instance.tile.window.form == Form::halves) {
+    EXPECT_TRUE(expect_exact(problem_for(kernel, 2, 5, 11, 264), kernel, 3, {{}}));  // channels that do not fill narrow tiles either
+  }
   // Short samples, so many that teams take tiles in order.
   EXPECT_TRUE(expect_exact(problem_for(kernel, 50, 9, 8, 16), kernel, 1, {{emulator::Order::starve, emulator::Completion::random, 7}}));
 }
