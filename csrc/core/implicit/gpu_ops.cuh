@@ -132,7 +132,7 @@ __device__ __forceinline__ void bulk_copy(void* shared, const void* global, unsi
 #endif
 }
 
-/// Describes a tensor of three axes, and boxes of it that are copied at a time.
+/// Describes a tensor of three axes or five, and boxes of it that are copied at a time.
 using TensorMap = CUtensorMap;
 
 /// Starts to copy the box of the kernel parameter `map` that begins at (inner, middle, outer), `inner` a multiple of 16 bytes (else the instruction is illegal),
@@ -150,6 +150,15 @@ __device__ __forceinline__ void tensor_copy(void* shared, const TensorMap* map, 
                  "l"(map), "r"(inner), "r"(middle), "r"(outer), "r"(shared_address(barrier))
                  : "memory");
   }
+#endif
+}
+
+/// The same of a tensor of five axes, `at` innermost first.
+__device__ __forceinline__ void tensor_copy(void* shared, const TensorMap* map, const int (&at)[5], std::uint64_t* barrier) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, %5, %6}], [%7];" ::"r"(shared_address(shared)),
+               "l"(map), "r"(at[0]), "r"(at[1]), "r"(at[2]), "r"(at[3]), "r"(at[4]), "r"(shared_address(barrier))
+               : "memory");
 #endif
 }
 

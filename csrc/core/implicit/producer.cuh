@@ -515,10 +515,10 @@ class WeightLoader {
   __device__ __forceinline__ WeightLoader(const Params& p, const Tile& tile, int thread) : g_(p.g) {
     column_ = thread % C::kColumns, quad_ = thread / C::kColumns * kDepth;
     const Column column = column_of_tile<C>(g_, tile.column, column_);
-    stride_ = std::int64_t{g_.out_channels} * g_.kernel;
+    stride_ = std::int64_t{g_.out_channels} * g_.weights;
     weight_ = static_cast<const Element*>(p.weight) +
               (std::int64_t{tile.group} * g_.in_channels + quad_ * C::kVector) * stride_ +
-              (column.valid ? std::int64_t{column.channel} * g_.kernel + column.first_tap : 0);
+              (column.valid ? std::int64_t{column.channel} * g_.weights + column.first_tap : 0);
     const int more = g_.taps - 1;  // or one less
     taps_ = !column.valid ? 0 : column.first_tap + std::int64_t{more} * g_.tap_step < g_.kernel ? more + 1 : more;
   }
@@ -527,15 +527,20 @@ class WeightLoader {
   template <class Wait>
   __device__ __forceinline__ void load(const Chunk& chunk, unsigned char* to, Wait wait) const {
     const int first_tap = chunk.tap_block * g_.chunk_taps, first_channel = chunk.channel_block * kChunkChannels;
-    load_taps<kTaps>(0, kTaps, g_.chunk_taps, [&](int j) { return Place{first_channel, first_tap + j}; }, to, wait);
+    load_taps<kTaps>(0, kTaps, g_.chunk_taps, [&](int j) { return Place{first_channel, first_tap + j, 0}; }, to, wait);
   }
 
-  /// Loads a part of all chunks, each of which has all `kAllTaps`: every `parts`-th few of their taps from `part` on.
-  template <int kAllTaps>
-  __device__ __forceinline__ void load_all(unsigned char* to, int part, int parts) const {
+  /// Loads a part of all chunks, each of which has all `kAllTaps`: every `parts`-th few of their taps from `part` on. `channels_of` says a chunk's first channel,
+  /// and how many elements its taps are after the first ones; negative if they do not exist.
+  template <int kAllTaps, class ChannelsOf>
+  __device__ __forceinline__ void load_all(unsigned char* to, int part, int parts, ChannelsOf channels_of) const {
     if (quad_ >= C::kQuads) return;  // a thread of those that columns leave over
     const int taps = g_.chunks * kAllTaps;
-    const auto place_of = [](int j) { return Place{j / kAllTaps * kChunkChannels, j % kAllTaps}; };
+    const auto place_of = [&](int j) {
+      Place place{0, j % kAllTaps, 0};
+      place.before = channels_of(j / kAllTaps, &place.first_channel);
+      return place;
+    };
     if (taps <= parts) {  // no code for taps that there are not: what runs once takes time to fetch
       load_taps<1>(part, parts, taps, place_of, to, [] {});
     } else {
@@ -547,6 +552,7 @@ class WeightLoader {
   static constexpr int kChunkChannels = C::kQuads * C::kVector;
   struct Place {
     int first_channel, tap;
+    int before;  ///< elements before the tap's, besides those of the taps before it; negative if the place does not exist
   };
 
   /// Loads kCount taps at a time of those below `taps`, from `begin` on every `step`-th.
@@ -560,8 +566,8 @@ class WeightLoader {
 #pragma unroll
         for (int t = 0; t < kCount; ++t) {
           const Place place = place_of(j + t);
-          const Element* from = weight_ + (place.first_channel + i * C::kVector) * stride_ + std::int64_t{place.tap} * g_.tap_step;
-          fetch_depth<C>(place.tap < taps_ ? from : nullptr, stride_, g_.in_channels - place.first_channel - (quad_ + i) * C::kVector, quads[t]);
+          const Element* from = weight_ + (place.first_channel + i * C::kVector) * stride_ + (place.before + std::int64_t{place.tap} * g_.tap_step);
+          fetch_depth<C>(place.tap < taps_ && place.before >= 0 ? from : nullptr, stride_, g_.in_channels - place.first_channel - (quad_ + i) * C::kVector, quads[t]);
         }
         if (!waited) wait();
         waited = true;

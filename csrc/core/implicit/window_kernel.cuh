@@ -3,6 +3,7 @@
 #include "implicit/producer.cuh"
 #include "implicit/window_multiply.cuh"
 #include "implicit/window_params.cuh"
+#include "implicit/window_planes.cuh"
 #include "implicit/window_store.cuh"
 
 namespace convt_gemm::implicit {
@@ -58,16 +59,29 @@ __device__ __forceinline__ void produce_windows(const WindowParams& params, cons
   RingPosition ring;
   for (bool first = true; tiles.number() < g.tiles; first = false) {
     const Tile tile = tile_of(g, tiles.number());
-    const int sample = g.sample_tiles.quotient(tile.row);
-    const int position = static_cast<int>(g.first_position) + C::kWindow.lag() + (tile.row - sample * g.sample_tiles.divisor()) * g.tile_rows - C::kWindow.before(C::kVector);
+    const int row = g.sample_tiles.quotient(tile.row);
+    int sample_and_group = row * g.groups + tile.group;
+    PlaneInputs inputs;
+    if (g.planes) {
+      const PlaneTaps taps(g, tile.group);
+      const Plane plane(g, taps, row);
+      sample_and_group = plane.sample * g.groups + taps.group;
+      inputs = PlaneInputs(plane);
+    }
+    const int position = static_cast<int>(g.first_position) + C::kWindow.lag() + (tile.row - row * g.sample_tiles.divisor()) * g.tile_rows - C::kWindow.before(C::kVector);
     if (first) gpu::wait_for_kernel_before();  // where the first box is has been worked out meanwhile
     const int next = tiles.next();
     for (int c = 0; c < g.chunks; ++c) {
       gpu::barrier_wait(shared.empty(ring.stage), ring.parity ^ 1);
       if (c == 0) *tile_in_stage<C>(shared, ring.stage) = tiles.number();
       gpu::barrier_arrive_expect(shared.full(ring.stage), static_cast<unsigned>(g.x_bytes));
-      gpu::tensor_copy(shared.x(ring.stage), &params.x_map, position, c * C::kWords * C::kWordElements, sample * g.groups + tile.group,
-                       shared.full(ring.stage), params.x_passes);
+      if (g.planes) {
+        const int at[kOuterAxes + 3] = {position, inputs.at[1], inputs.at[0], inputs.channel_block * C::kWords * C::kWordElements, sample_and_group};
+        gpu::tensor_copy(shared.x(ring.stage), &params.x_map, at, shared.full(ring.stage));
+        inputs.advance(g);
+      } else {
+        gpu::tensor_copy(shared.x(ring.stage), &params.x_map, position, c * C::kWords * C::kWordElements, sample_and_group, shared.full(ring.stage), params.x_passes);
+      }
       ring.advance(g.stages);
     }
     tiles.advance(next);
@@ -103,13 +117,22 @@ __device__ __forceinline__ void implicit_gemm_windows(const WindowParams& params
   }
   __syncthreads();  // barriers are there
   gpu::take_registers<WindowRegisters<C>::kMultiplying>();
-  const Tile first_tile = tile_of(g, static_cast<int>(blockIdx.x));  // the block keeps its column tile
+  Tile first_tile = tile_of(g, static_cast<int>(blockIdx.x));  // the block keeps its column tile
+  PlaneTaps taps;
+  if (g.planes) taps = PlaneTaps(g, first_tile.group), first_tile.group = taps.group;
   const WeightLoader<C> weights(p, first_tile, thread);
   gpu::wait_for_kernel_before();
   // While the first of x is on its way. The bias first, which takes as long as weights do.
   static_assert(C::kColumns <= C::kWarpgroups * kWarpgroup);
   const float bias = bias_of_column<C>(p, first_tile, static_cast<int>(threadIdx.x));
-  weights.template load_all<C::kWindow.taps>(shared.weight(0), warpgroup, C::kWarpgroups);
+  const auto channels_of = [&](int chunk, int* first_channel) {
+    if (!g.planes) {
+      *first_channel = chunk * C::kWords * C::kWordElements;
+      return 0;
+    }
+    return taps.weights_before(g, chunk, C::kWords * C::kWordElements, first_channel);
+  };
+  weights.template load_all<C::kWindow.taps>(shared.weight(0), warpgroup, C::kWarpgroups, channels_of);
   float* const biases = static_cast<float*>(shared.staging(0));
   if (threadIdx.x < C::kColumns) biases[threadIdx.x] = bias;
   gpu::fence_async_proxy();
@@ -124,7 +147,8 @@ __device__ __forceinline__ void implicit_gemm_windows(const WindowParams& params
       Sums<C> sums;
       WindowMultiply<C>{g, shared, ring, thread}.run(sums);
       if (g.in_turn && first) gpu::barrier_arrive(shared.multiplied(shared.team));
-      WindowStore<C>{p, tile_of(g, number), biases, runs, warpgroup, thread, {}}.run(sums);
+      const Tile tile = tile_of(g, number);
+      WindowStore<C>{p, tile, TileRows(g, tile), biases, runs, warpgroup, thread, {}}.run(sums);
     } else {
       if (g.in_turn && first) gpu::barrier_arrive(shared.multiplied(shared.team));  // a team without tiles
       WindowStore<C>::finish();

@@ -1,6 +1,8 @@
 #pragma once
 // Launches one instance of the kernel of windows; included by the translation units that are generated for them.
 #define CONVT_GEMM_ALL_PRODUCT_SHAPES  // see gpu_ops.cuh
+#include <array>
+
 #include "implicit/launch.cuh"
 #include "implicit/window_kernel.cuh"
 #include "plan/window_geometry.h"
@@ -22,10 +24,23 @@ Status make_x_map(const ImplicitGeometry& g, const void* x, CUtensorMap* map) {
     return error == cudaSuccess && found == cudaDriverEntryPointSuccess ? reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function) : nullptr;
   }();
   if (encode == nullptr) return Status::failure("implicit GEMM: the CUDA driver has no cuTensorMapEncodeTiled");
-  const cuuint64_t extents[3] = {cuuint64_t(g.input), cuuint64_t(g.in_channels), cuuint64_t(g.batch) * cuuint64_t(g.groups)};
-  const cuuint64_t strides[2] = {extents[0] * sizeof(typename C::Element), extents[0] * extents[1] * sizeof(typename C::Element)};
-  const cuuint32_t box[3] = {cuuint32_t(g.slots), C::kWords * C::kWordElements, 1}, steps[3] = {1, 1, 1};
-  const CUresult result = encode(map, C::kWordElements == 1 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32 : CU_TENSOR_MAP_DATA_TYPE_UINT16, 3, const_cast<void*>(x), extents, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+  constexpr int kMostAxes = kOuterAxes + 3;
+  std::array<cuuint64_t, kMostAxes> extents, strides;
+  std::array<cuuint32_t, kMostAxes> box, steps;
+  int axes = 0;
+  cuuint64_t bytes = sizeof(typename C::Element);
+  const auto add = [&](std::int64_t extent, int of_box) {
+    if (axes > 0) strides[axes - 1] = bytes;
+    extents[axes] = cuuint64_t(extent), box[axes] = cuuint32_t(of_box), steps[axes] = 1;
+    bytes *= cuuint64_t(extent), ++axes;
+  };
+  add(g.input, g.slots);
+  if (g.planes) {
+    for (int a = kOuterAxes - 1; a >= 0; --a) add(g.outer[a].input, 1);
+  }
+  add(g.in_channels, C::kWords * C::kWordElements);
+  add(g.batch * g.groups, 1);
+  const CUresult result = encode(map, C::kWordElements == 1 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32 : CU_TENSOR_MAP_DATA_TYPE_UINT16, cuuint32_t(axes), const_cast<void*>(x), extents.data(), strides.data(), box.data(), steps.data(), CU_TENSOR_MAP_INTERLEAVE_NONE,
                                  CU_TENSOR_MAP_SWIZZLE_NONE, CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result != CUDA_SUCCESS) return Status::failure("implicit GEMM: cuTensorMapEncodeTiled: error " + std::to_string(int(result)));
   return {};

@@ -2,6 +2,7 @@
 // From the sums of windows (see Window) to outputs in memory: a thread stores four at a time, eight neighbouring lanes 32 that begin at a sector.
 #include "implicit/epilogue.cuh"
 #include "implicit/window_multiply.cuh"
+#include "implicit/window_planes.cuh"
 
 namespace convt_gemm::implicit {
 
@@ -33,6 +34,7 @@ struct WindowStore {
 
   const Params& p;
   const Tile& tile;
+  const TileRows rows;
   const float* biases;  ///< of the tile's columns, in shared memory
   unsigned char* runs;  ///< the team's, in shared memory; null if threads store their own sums
   int team, thread;     ///< the warpgroup, and within it
@@ -41,8 +43,9 @@ struct WindowStore {
   /// Stores a tile's sums.
   __device__ __forceinline__ void run(const Sums<C>& sums) const {
     const ImplicitGeometry& g = p.g;
+    if (uniform(!rows.exist)) return;
     const int first = first_position(), after = first + kRows + kWindow.reach();
-    if (uniform(output_of(first) > 0 && after <= g.positions && output_of(after) < g.output)) {
+    if (uniform(output_of(first) > 0 && after <= g.positions && output_of(after) < g.output && (runs != nullptr || !g.any_place))) {
       if (runs != nullptr) {
         store_runs(sums);
       } else {
@@ -59,20 +62,66 @@ struct WindowStore {
   }
 
  private:
-  __device__ __forceinline__ int sample() const { return p.g.sample_tiles.quotient(tile.row); }
-  /// Of the tile, in its sample.
-  __device__ __forceinline__ int first_position() const { return (tile.row - sample() * p.g.sample_tiles.divisor()) * p.g.tile_rows; }
+  /// Of the tile, in its row of x.
+  __device__ __forceinline__ int first_position() const { return (tile.row - p.g.sample_tiles.quotient(tile.row) * p.g.sample_tiles.divisor()) * p.g.tile_rows; }
   /// The first output of a position, as an index into its row of y, in which it may not lie.
   __device__ __forceinline__ std::int64_t output_of(int position) const { return p.g.first_output + std::int64_t{position} * p.g.stride; }
 
   /// The product's column of a line: what a thread stores of one out channel, or of two residues of one.
   __device__ __forceinline__ int column_of(int set, int odd) const { return set * kSetColumns + thread % 4 * 2 + odd; }
 
-  /// Puts the runs together and has the copy engine store them, while the team goes on.
+  /// Puts the runs together and has them stored, while the team goes on.
   __device__ __forceinline__ void store_runs(const Sums<C>& sums) const {
     if (gpu::elect()) gpu::bulk_store_wait<0>();  // the last tile's have been read
     gpu::named_barrier(1 + team, kWarpgroup);
+    const bool any_place = kWindow.runs_anywhere() && p.g.any_place;
+    if (any_place) {
+      if constexpr (kWindow.runs_anywhere()) put_runs<true>(sums);
+    } else {
+      put_runs<false>(sums);
+    }
+    gpu::fence_async_proxy();
+    gpu::named_barrier(1 + team, kWarpgroup);
+    // Each warp has a part of the runs: each of its lanes finds out where one of them goes. The copy engine stores every other one; it has a limit of its own
+    // (11 bytes a cycle), and so do threads.
+    constexpr int kWarpRuns = kRuns / 4;
+    static_assert(kRuns % 4 == 0 && kWarpRuns <= 32);
+    const int first_run = uniform(thread / 32) * kWarpRuns, lane = thread % 32;
+    const int column = column_of_run(first_run + (lane < kWarpRuns ? lane : 0));
+    const std::int64_t begin = first_of_run(column);
+    const bool valid = column_of_tile<C>(p.g, tile.column, column).valid;
+    const unsigned bytes = static_cast<unsigned>(p.g.tile_rows * kWindow.outputs() * int(sizeof(Element)));
+    // Where tiles reach beyond what is theirs, a run that begins in the middle of a sector leaves that to the tile before, and goes as much further.
+    const std::int64_t address = static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(static_cast<Element*>(p.y) + begin));
+    const int skipped = bytes < kRunBytes ? static_cast<int>(-address & (kSectorBytes - 1)) : 0;
+    const std::int64_t to = valid ? address + skipped : 0;
+    const int begin_in_run = skipped + (any_place ? static_cast<int>(address & 15) : 0);
+    const bool elected = gpu::elect();
+#pragma unroll
+    for (int run = 0; run < kWarpRuns; ++run) {
+      const std::int64_t run_to = __shfl_sync(0xffffffffu, to, run);
+      const int run_begin = __shfl_sync(0xffffffffu, begin_in_run, run);
+      if (run_to == 0) continue;
+      const unsigned char* const from = runs + (first_run + run) * kRunPitch + run_begin;
+      if (run % 2 == 0) {
+        if (elected) gpu::bulk_store(reinterpret_cast<void*>(run_to), from, bytes);
+        continue;
+      }
+      constexpr int kWarpBytes = 32 * 16;
+#pragma unroll
+      for (int i = 0; i < (kRunBytes + kWarpBytes - 1) / kWarpBytes; ++i) {
+        const unsigned at = static_cast<unsigned>(i * kWarpBytes + lane * 16);
+        if (at < bytes) gpu::store_16_bytes(reinterpret_cast<unsigned char*>(run_to) + at, *reinterpret_cast<const uint4*>(from + at));
+      }
+    }
+    if (elected) gpu::bulk_store_commit();
+  }
+
+  /// kAnyPlace: each run begins as many elements after 16 bytes in shared memory as it does in y.
+  template <bool kAnyPlace>
+  __device__ __forceinline__ void put_runs(const Sums<C>& sums) const {
     Element* const place = reinterpret_cast<Element*>(runs + run_of(column_of(0, 0)) * kRunPitch) + window_position<C>(0, thread) * kWindow.outputs();
+    const unsigned begin = kAnyPlace ? static_cast<unsigned>(reinterpret_cast<std::uintptr_t>(p.y) / sizeof(Element)) + static_cast<unsigned>(first_of_run(0)) : 0;
 #pragma unroll
     for (int eight = 0; eight < kSetColumns / 8; eight += kFours) {
 #pragma unroll
@@ -80,6 +129,8 @@ struct WindowStore {
 #pragma unroll
         for (int odd = 0; odd < kLineColumns; ++odd) {
           const float bias = biases[column_of(set, odd) + eight * 8];
+          // The number of elements of 16 bytes is a power of two: 32 bits of what is added up are enough.
+          const int shift = kAnyPlace ? static_cast<int>((begin + run_of(column_of(set, odd) + eight * 8) * static_cast<unsigned>(p.g.plane)) % C::kVector) : 0;
 #pragma unroll
           for (int group = 0; group < kGroups; ++group) {
             float values[kFours * 4];
@@ -89,33 +140,22 @@ struct WindowStore {
             const int run = run_of(set * kSetColumns + odd + eight * 8);  // after the thread's first one
             Element* const to = place + run * (kRunPitch / int(sizeof(Element))) + group * (8 * kFours * 4);
 #pragma unroll
-            for (int four = 0; four < kFours; ++four) put_four(to + four * 4, fours[four]);
+            for (int four = 0; four < kFours; ++four) {
+              if constexpr (kAnyPlace) {
+                // Lanes agree on which it is, but for those of Form::pairs.
+                if (shift % 2 == 0) {
+                  put_halves(to + shift + four * 4, fours[four]);
+                } else {
+                  put_elements(to + shift + four * 4, fours[four]);
+                }
+              } else {
+                put_four(to + four * 4, fours[four]);
+              }
+            }
           }
         }
       }
     }
-    gpu::fence_async_proxy();
-    gpu::named_barrier(1 + team, kWarpgroup);
-    // Each warp has a part of the runs: each of its lanes finds out where one of them goes, and one lane has them all stored.
-    constexpr int kWarpRuns = kRuns / 4;
-    static_assert(kRuns % 4 == 0 && kWarpRuns <= 32);
-    const int first_run = uniform(thread / 32) * kWarpRuns, lane = thread % 32;
-    const int column = column_of_run(first_run + (lane < kWarpRuns ? lane : 0));
-    const std::int64_t begin = run_begin(column);
-    const bool valid = column_of_tile<C>(p.g, tile.column, column).valid;
-    const unsigned bytes = static_cast<unsigned>(p.g.tile_rows * kWindow.outputs() * int(sizeof(Element)));
-    // Where tiles reach beyond what is theirs, a run that begins in the middle of a sector leaves that to the tile before, and goes as much further.
-    const std::int64_t address = static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(static_cast<Element*>(p.y) + begin));
-    const int skipped = bytes < kRunBytes ? static_cast<int>(address % kSectorBytes) : 0;
-    const std::int64_t to = valid ? address + skipped : 0;
-    const bool elected = gpu::elect();
-#pragma unroll
-    for (int run = 0; run < kWarpRuns; ++run) {
-      const std::int64_t run_to = __shfl_sync(0xffffffffu, to, run);
-      const int run_skipped = __shfl_sync(0xffffffffu, skipped, run);
-      if (elected && run_to != 0) gpu::bulk_store(reinterpret_cast<void*>(run_to), runs + (first_run + run) * kRunPitch + run_skipped, bytes);
-    }
-    if (elected) gpu::bulk_store_commit();
   }
 
   // A run's first column of the product, and the other way round.
@@ -127,11 +167,10 @@ struct WindowStore {
   }
 
   /// What the run begins with that has the column of the product, as an index into y.
-  __device__ __forceinline__ std::int64_t run_begin(int column) const {
+  __device__ __forceinline__ std::int64_t first_of_run(int column) const {
     const ImplicitGeometry& g = p.g;
     const int further = kForm == Form::halves ? 0 : column / kSetColumns * kWindow.set_step;
-    const std::int64_t row = (std::int64_t{sample()} * g.groups + tile.group) * g.out_channels + column_of_tile<C>(g, tile.column, column).channel;
-    return row * g.output + output_of(first_position() + further) - (kForm == Form::gaps && g.late[column % 2] ? 1 : 0);
+    return rows.first + column_of_tile<C>(g, tile.column, column).channel * g.plane + output_of(first_position() + further) - (kForm == Form::gaps && g.late[column % 2] ? 1 : 0);
   }
 
   /// kWhole: all of the sums are outputs, but for those of channels that do not exist.
@@ -139,8 +178,7 @@ struct WindowStore {
   __device__ __forceinline__ void store(const Sums<C>& sums) const {
     const ImplicitGeometry& g = p.g;
     constexpr int kLines = kLineSets * kLineColumns;
-    const std::int64_t step = g.channel_step * g.output;
-    const std::int64_t row = (std::int64_t{sample()} * g.groups + tile.group) * g.out_channels;
+    const std::int64_t step = g.channel_step * g.plane;
     Element* to[kLines];         // what is stored of the first group of row blocks
     int channels[kLineColumns];  // of the first set
 #pragma unroll
@@ -148,7 +186,7 @@ struct WindowStore {
 #pragma unroll
     for (int line = 0; line < kLines; ++line) {
       const int set = line / kLineColumns, odd = line % kLineColumns;
-      to[line] = static_cast<Element*>(p.y) + ((row + channel_of(set, odd)) * g.output + first_output(set, odd));
+      to[line] = static_cast<Element*>(p.y) + (rows.first + channel_of(set, odd) * g.plane + first_output(set, odd));
     }
 #pragma unroll
     for (int eight = 0; eight < kSetColumns / 8; eight += kFours) {
@@ -176,6 +214,10 @@ struct WindowStore {
               store_four(at, fours[four]);
             } else {
               const std::int64_t output = first_output(set, odd) + further;
+              if (output >= 0 && output + 4 <= g.output) {
+                store_four_anywhere(at, fours[four]);
+                continue;
+              }
 #pragma unroll
               for (int i = 0; i < 4; ++i) {
                 if (output + i >= 0 && output + i < g.output) at[i] = element_of(fours[four], i);
@@ -249,11 +291,38 @@ struct WindowStore {
     }
   }
 
+  /// In two halves, where only those are aligned.
+  __device__ __forceinline__ static void put_halves(Element* to, const Four& four) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      if constexpr (sizeof(Element) == 4) {
+        reinterpret_cast<uint2*>(to)[i] = make_uint2(four[2 * i], four[2 * i + 1]);
+      } else {
+        reinterpret_cast<std::uint32_t*>(to)[i] = four[i];
+      }
+    }
+  }
+  __device__ __forceinline__ static void put_elements(Element* to, const Four& four) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) to[i] = element_of(four, i);
+  }
+
   __device__ __forceinline__ static void store_four(Element* to, const Four& four) {
     if constexpr (sizeof(Element) == 4) {
       gpu::store_16_bytes(to, make_uint4(four[0], four[1], four[2], four[3]));
     } else {
       *reinterpret_cast<uint2*>(to) = make_uint2(four[0], four[1]);
+    }
+  }
+
+  __device__ __forceinline__ static void store_four_anywhere(Element* to, const Four& four) {
+    const auto address = static_cast<unsigned>(reinterpret_cast<std::uintptr_t>(to));
+    if (address % sizeof(Four) == 0) {
+      store_four(to, four);
+    } else if (address % (sizeof(Four) / 2) == 0) {
+      put_halves(to, four);
+    } else {
+      put_elements(to, four);
     }
   }
 

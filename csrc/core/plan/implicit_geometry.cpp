@@ -46,6 +46,7 @@ void set_problem(const Problem& problem, ImplicitGeometry* g) {
   g->in_channels = int(problem.group_in_channels()), g->out_channels = int(problem.group_out_channels());
   g->groups = int(problem.groups);
   g->kernel = int(axis.kernel), g->stride = int(axis.stride), g->dilation = int(axis.dilation);
+  g->weights = g->kernel, g->plane = g->output;
   g->channels_last = problem.layout == Layout::channels_last;
   g->tap_step = int(residues.tap_step), g->input_step = int(residues.input_step), g->gcd = int(residues.gcd);
   g->inverse = int(residues.inverse);

@@ -64,6 +64,10 @@ struct Window {
   constexpr int outputs() const { return form == Form::neighbours ? 1 : form == Form::thirds ? 3 : 2; }  ///< of a position
   /// Columns of the product for an out channel.
   constexpr int channel_columns() const { return form == Form::thirds ? 3 : form == Form::pairs || form == Form::halves ? 2 : 1; }
+  /// Sets that differ in their channels, not in their residue.
+  constexpr int channel_sets() const { return form == Form::halves ? 1 : sets; }
+  /// Whether a run can begin anywhere: ImplicitGeometry::any_place.
+  constexpr bool runs_anywhere() const { return channel_sets() == 1 && form != Form::thirds; }
   constexpr int reach() const { return (sets - 1) * set_step; }
   /// What a thread reads of x is whole vectors, but where they begin a stride of 3 may have no store begin: its positions are so many before one.
   constexpr int lag() const { return form == Form::thirds ? set_step : 0; }
@@ -105,6 +109,20 @@ enum class Store : std::int8_t {
   scattered,  ///< channels_first, residues of one position reach past the next position: element by element
 };
 
+/// Axes before the last one.
+inline constexpr int kOuterAxes = 2;
+
+/// An axis before the last one. A tile has one output o of it. Of the formula above, with gcd 1, q = o + padding has r = q inverse mod stride and
+/// u = (q - r dilation) / stride: so residues are numbered by o mod stride, and each has outputs one stride apart, whose u are neighbours. A block has one
+/// residue, that is the same taps for all its tiles; the taps of outer axes are more depth: the same channels, of another row of x.
+struct OuterAxis {
+  int input, output, kernel, dilation, padding;
+  FastDiv<std::int32_t> stride;
+  FastDiv<std::int32_t> outputs_of_residue;  ///< at most
+  int inverse;                 ///< of dilation modulo stride
+  FastDiv<std::int32_t> taps;  ///< of any output, at most; those that there are not have weights of zero
+};
+
 struct ImplicitGeometry {
   // The problem. Channels are those of one group.
   std::int64_t input, output, batch;
@@ -112,6 +130,10 @@ struct ImplicitGeometry {
   int in_channels, out_channels, groups;
   int kernel, stride, dilation;
   bool channels_last;
+  int weights;         ///< of an in and an out channel: all taps of all axes
+  std::int64_t plane;  ///< outputs of a channel
+  bool planes;         ///< there is an outer axis; only kernels of windows serve those
+  OuterAxis outer[kOuterAxes];
 
   // Residue form.
   int residues;    ///< with at least one tap: min(kernel, S')
@@ -163,6 +185,7 @@ struct ImplicitGeometry {
 
   // Depth: chunks of `words` channel words times `chunk_taps` taps.
   int chunk_taps, tap_blocks, channel_blocks, chunks;
+  FastDiv<std::int32_t> channel_blocks_divisor;  ///< planes: chunks count the taps of outer axes, and channel blocks for each
 
   // Shared memory, bytes unless said otherwise. A stage of x has, for each four words of depth, `slots` slots of 16 bytes, one for
   // each position; shifting a tap is then a shift by 16 bytes. With raw_rows it has, for each channel, `slots` elements.
@@ -204,7 +227,8 @@ struct ImplicitGeometry {
   int class_channel[kMostClasses];
   int channel_step;  ///< channels from one eight of a set's columns to the next; Form::thirds: from three eights to the next three
   std::uint32_t same[2];  ///< equal, which a compiler does not know: see WindowOperands
-  int team_runs_bytes;  ///< of the place where a team puts its outputs side by side, for the copy engine to store them; 0 if threads store theirs
+  int team_runs_bytes;  ///< of the place where a team puts its outputs side by side, to be stored from there; 0 if threads store theirs
+  bool any_place;  ///< rows of y begin anywhere: so do a team's runs, of which whole sectors are stored but at a row's ends; without them, threads store what is aligned
   bool late[2];      ///< Form::gaps: what a thread stores begins with an output without taps, in even columns and in odd ones
 
   // Order of the tiles.

@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "plan/arithmetic.h"
+#include "util/residues.h"
 
 namespace convt_gemm {
 namespace {
@@ -17,6 +18,31 @@ constexpr int kTogether = 4;
 constexpr int kManyTiles = 12;
 /// Two stages do not keep up with the products.
 constexpr int kLeastStages = 3;
+
+/// false if outputs of an outer axis are not those of residues, or sizes are more than the kernel counts.
+bool set_planes(const Problem& problem, ImplicitGeometry* g) {
+  constexpr std::int64_t kMost = std::int64_t{1} << 30, kMostStride = 1 << 15;  // products of two below the stride are counted
+  g->planes = !one_axis(problem);
+  std::int64_t weights = g->kernel;
+  for (int a = 0; a < kOuterAxes; ++a) {
+    const Axis& axis = problem.axes[a];
+    const Residues residues = residues_of(axis);
+    if (residues.gcd != 1 || axis.stride > kMostStride) return false;
+    for (std::int64_t extent : {axis.input, axis.output() + axis.padding + axis.stride, axis.kernel, axis.kernel * axis.dilation}) {
+      if (extent > kMost) return false;
+    }
+    g->outer[a] = {int(axis.input), int(axis.output()), int(axis.kernel), int(axis.dilation), int(axis.padding), FastDiv<std::int32_t>(axis.stride),
+                   FastDiv<std::int32_t>(ceil_div(axis.output(), axis.stride)), int(residues.inverse), FastDiv<std::int32_t>(residues.most_taps)};
+    g->plane *= axis.output(), weights *= axis.kernel;
+    if (weights * g->out_channels > kMost) return false;
+  }
+  g->weights = int(weights);
+  return true;
+}
+
+/// Rows of x for each sample and residue of outer axes, and how many of the latter there are.
+std::int64_t rows_of_sample(const ImplicitGeometry& g) { return std::int64_t{g.outer[0].outputs_of_residue.divisor()} * g.outer[1].outputs_of_residue.divisor(); }
+std::int64_t outer_residues(const ImplicitGeometry& g) { return std::int64_t{g.outer[0].stride.divisor()} * g.outer[1].stride.divisor(); }
 
 /// Whether the problem's outputs are those of the form.
 bool has_form(const Window& window, const ImplicitGeometry& g) {
@@ -35,10 +61,11 @@ bool has_form(const Window& window, const ImplicitGeometry& g) {
 /// Deals channels to sets, so that all that is stored begins at a multiple of `together` outputs, or of as many as sets are apart; false if that cannot be.
 bool set_classes(const Window& window, int together, ImplicitGeometry* g) {
   const bool by_channel = window.form != Form::halves, gaps = window.form == Form::gaps;
-  const int sets = by_channel ? window.sets : 1;
+  const int sets = window.channel_sets();
   const int apart = sets > 1 ? window.set_step * g->stride : 0;   // outputs from one set to the next
   const int unit = by_channel ? std::max(together, sets * apart) : together;  // a store begins at a multiple of it
-  const std::int64_t row = g->output % unit;
+  if (g->planes && g->output % unit != 0) return false;  // a channel's rows would differ
+  const std::int64_t row = g->plane % unit;  // from one channel to the next
   if (row * (g->out_channels % unit) % unit != 0) return false;  // or groups and samples would differ
   const int of_set = gaps && row % 2 != 0 ? 2 : 1;
   g->classes = of_set * sets;
@@ -68,6 +95,12 @@ std::int64_t first_of_thirds(std::int64_t latest, int lag, int vector, std::int6
   return floor_div(latest + lag - rest, kSector) * kSector + rest - lag;
 }
 
+void set_any_place(ImplicitGeometry* g) {
+  g->any_place = true;
+  g->classes = 1, g->class_channel[0] = 0;
+  g->late[0] = g->late[1] = false;
+}
+
 /// `tile_rows`: positions from one tile to the next. false if there are more rows than the kernel counts.
 bool set_rows(int element, const ImplicitTile& tile, int tile_rows, ImplicitGeometry* g) {
   const bool gaps = tile.window.form == Form::gaps;
@@ -80,22 +113,22 @@ bool set_rows(int element, const ImplicitTile& tile, int tile_rows, ImplicitGeom
   g->tile_rows = tile_rows;
   const std::int64_t tiles = ceil_div(positions, g->tile_rows);
   constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max() - (1 << 20);
-  if (g->input > kMost || g->first_position + positions > kMost || tiles > kMost / g->batch) return false;
+  if (g->input > kMost || g->first_position + positions > kMost || tiles > kMost / g->batch / rows_of_sample(*g)) return false;
   g->positions = int(positions);
   g->sample_tiles = FastDiv<std::int32_t>(tiles);
-  g->row_tiles = int(tiles * g->batch);
+  g->row_tiles = int(tiles * g->batch * rows_of_sample(*g));
   return true;
 }
 
 /// false if there are too many.
 bool set_columns(const ImplicitTile& tile, ImplicitGeometry* g) {
   const Window& window = tile.window;
-  const std::int64_t tiles = ceil_div(g->out_channels, tile.columns / g->residues);
-  if (tiles * g->groups > std::numeric_limits<std::int32_t>::max() / 2) return false;
+  const std::int64_t tiles = ceil_div(g->out_channels, tile.columns / g->residues), groups = g->groups * outer_residues(*g);
+  if (groups > std::numeric_limits<std::int32_t>::max() / 2 / tiles) return false;
   const int columns_of_class = window.form == Form::pairs ? 2 : window.form == Form::halves ? 1 : g->classes / window.sets;  // next to each other
   g->channel_step = 8 / columns_of_class * g->classes;
   g->column_tiles = FastDiv<std::int32_t>(tiles);
-  g->all_column_tiles = int(tiles * g->groups);
+  g->all_column_tiles = int(tiles * groups);
   return true;
 }
 
@@ -106,7 +139,11 @@ std::int64_t team_tiles(const ImplicitGeometry& g) { return ceil_div(g.row_tiles
 bool set_memory(int element, bool split, bool runs, const ImplicitTile& tile, const DeviceTraits& traits, ImplicitGeometry* g) {
   const int parts = split ? 2 : 1, channels = tile.words * 4 / element;  // of a chunk
   g->chunk_taps = g->taps, g->tap_blocks = 1;
-  g->channel_blocks = g->chunks = int(ceil_div(g->in_channels, channels));
+  g->channel_blocks = int(ceil_div(g->in_channels, channels));
+  g->channel_blocks_divisor = FastDiv<std::int32_t>(g->channel_blocks);
+  const std::int64_t chunks = std::int64_t{g->outer[0].taps.divisor()} * g->outer[1].taps.divisor() * g->channel_blocks;
+  if (chunks > shared_limit(traits.compute_capability)) return false;
+  g->chunks = int(chunks);
   g->slots = tile.window.box(tile.warpgroup_rows(), 16 / element);
   g->x_bytes = g->slots * channels * element;
   const std::int64_t chunk = std::int64_t{g->taps} * tile.words * tile.columns * int(sizeof(float)) * parts;
@@ -144,26 +181,31 @@ bool has_many_tiles(const ImplicitGeometry& g) { return g.row_tiles >= kManyTile
 
 bool make_window_geometry(const Problem& problem, Precision precision, const ImplicitTile& tile, const DeviceTraits& traits, ImplicitGeometry* geometry) {
   const Window& window = tile.window;
-  if (problem.dtype == DType::float64 || problem.layout != Layout::channels_first || !one_axis(problem) || !fits_int32(problem)) return false;
+  if (problem.dtype == DType::float64 || problem.layout != Layout::channels_first || !fits_int32(problem)) return false;
   const int element = int(size_of(problem.dtype)), vector = 16 / element;
   const bool split = problem.dtype == DType::float32 && precision == Precision::tf32x3;
   ImplicitGeometry g{};
   set_problem(problem, &g);
+  if (!set_planes(problem, &g)) return false;
   g.resident = true;
   g.same[0] = g.same[1] = element == 2 ? 0x5410 : 0;  // a selection of bytes, or what is added
   g.sets = window.sets, g.shift = window.form == Form::halves ? 1 : 0;
   g.teams = tile.warpgroups();
-  g.in_turn = g.teams > 1 && std::int64_t{g.in_channels} * g.taps >= kInTurnDepth;
+  g.in_turn = g.teams > 1 && std::int64_t{g.in_channels} * g.taps * g.outer[0].taps.divisor() * g.outer[1].taps.divisor() >= kInTurnDepth;
   if (g.input % vector != 0 || !has_form(window, g)) return false;
   const int rows = tile.warpgroup_rows();
   if (!set_rows(element, tile, rows, &g)) return false;
   const bool at_sectors = set_classes(window, kSectorBytes / element, &g), at_vectors = at_sectors || set_classes(window, std::max(kTogether, vector), &g);
-  if (!at_vectors && !set_classes(window, kTogether, &g)) return false;
+  if (!at_vectors && window.runs_anywhere()) {
+    set_any_place(&g);
+  } else if (!at_vectors && !set_classes(window, kTogether, &g)) {
+    return false;
+  }
   if (!set_columns(tile, &g) || !set_order(traits, &g)) return false;
-  if (!set_memory(element, split, at_vectors && has_many_tiles(g), tile, traits, &g)) return false;
+  if (!set_memory(element, split, g.any_place || (at_vectors && has_many_tiles(g)), tile, traits, &g)) return false;
   const int sector = kSectorBytes / element;  // outputs
-  if (g.team_runs_bytes > 0 && !at_sectors && sector % window.outputs() == 0 && !g.in_turn && !split) {
-    // Memory is what limits: runs of whole sectors are worth more tiles.
+  // Where memory is what limits, runs of whole sectors are worth more tiles.
+  if (g.team_runs_bytes > 0 && (g.any_place || (!at_sectors && sector % window.outputs() == 0 && !g.in_turn && !split))) {
     if (!set_rows(element, tile, rows - sector / window.outputs(), &g) || !set_order(traits, &g)) return false;
   }
   *geometry = g;
@@ -174,6 +216,6 @@ std::int64_t window_workspace_bytes(const ImplicitGeometry& g) {
   return has_many_tiles(g) ? g.all_column_tiles * std::int64_t{sizeof(int)} : 0;
 }
 
-bool window_x_passes(const ImplicitGeometry& g) { return g.all_column_tiles == 1 && team_tiles(g) * g.chunks <= g.stages; }
+bool window_x_passes(const ImplicitGeometry& g) { return !g.planes && g.all_column_tiles == 1 && team_tiles(g) * g.chunks <= g.stages; }
 
 }  // namespace convt_gemm

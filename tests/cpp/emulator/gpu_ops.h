@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <vector>
 
 #include "emulator/operations.h"
 #include "util/half_types.h"
@@ -155,29 +156,44 @@ inline void bulk_copy(void* shared, const void* global, unsigned bytes, std::uin
                       Source at = Source::here()) {
   emulator::bulk_copy(shared, global, bytes, barrier, at);
 }
-/// A tensor of three axes, the innermost of whole 16 bytes, and the box of it that is copied at a time.
+/// A tensor of three axes or five, the innermost of whole 16 bytes, and the box of it that is copied at a time.
 struct TensorMap {
   const unsigned char* tensor;
-  int element;              ///< bytes
-  std::int64_t extents[3];  ///< innermost first
-  int box[2];               ///< of the innermost axis, and of the next one
+  int element;                        ///< bytes
+  std::vector<std::int64_t> extents;  ///< innermost first
+  int box[2];                         ///< of the innermost axis, and of the last but one; one of the others
 };
-inline void tensor_copy(void* shared, const TensorMap* map, int inner, int middle, int outer, std::uint64_t* barrier,
-                        bool /*passes*/, Source at = Source::here()) {
+inline void tensor_copy(void* shared, const TensorMap* map, const int* at, int axes, std::uint64_t* barrier, Source where) {
   alignas(16) static constexpr unsigned char kZeros[4096] = {};
-  for (int row = 0; row < map->box[1]; ++row) {
-    unsigned char* const to = static_cast<unsigned char*>(shared) + row * map->box[0] * map->element;
-    const bool exists = middle + row >= 0 && middle + row < map->extents[1] && outer >= 0 && outer < map->extents[2];
+  if (axes != int(map->extents.size())) throw emulator::Error("a tensor copy has other axes than its map");
+  for (int line = 0; line < map->box[1]; ++line) {
+    unsigned char* const to = static_cast<unsigned char*>(shared) + line * map->box[0] * map->element;
+    bool exists = true;
+    std::int64_t row = 0;
+    for (int axis = axes - 1; axis > 0; --axis) {
+      const std::int64_t place = at[axis] + (axis == axes - 2 ? line : 0);
+      exists = exists && place >= 0 && place < map->extents[axis];
+      row = row * map->extents[axis] + place;
+    }
+    const int inner = at[0];
     const std::int64_t end = std::int64_t{inner} + map->box[0];
     const std::int64_t first = exists ? std::min<std::int64_t>(std::max(inner, 0), end) : end;
     const std::int64_t after = exists ? std::max(first, std::min(end, map->extents[0])) : end;
     const auto copy = [&](std::int64_t begin, std::int64_t past, const unsigned char* from) {
-      if (past > begin) emulator::bulk_copy(to + (begin - inner) * map->element, from, std::uint32_t((past - begin) * map->element), barrier, at);
+      if (past > begin) emulator::bulk_copy(to + (begin - inner) * map->element, from, std::uint32_t((past - begin) * map->element), barrier, where);
     };
     copy(inner, first, kZeros);
-    copy(first, after, map->tensor + ((outer * map->extents[1] + middle + row) * map->extents[0] + first) * map->element);
+    copy(first, after, map->tensor + (row * map->extents[0] + first) * map->element);
     copy(after, end, kZeros);
   }
+}
+inline void tensor_copy(void* shared, const TensorMap* map, int inner, int middle, int outer, std::uint64_t* barrier,
+                        bool /*passes*/, Source at = Source::here()) {
+  const int place[3] = {inner, middle, outer};
+  tensor_copy(shared, map, place, 3, barrier, at);
+}
+inline void tensor_copy(void* shared, const TensorMap* map, const int (&place)[5], std::uint64_t* barrier, Source at = Source::here()) {
+  tensor_copy(shared, map, place, 5, barrier, at);
 }
 inline void bulk_store(void* global, const void* shared, unsigned bytes, Source at = Source::here()) {
   emulator::bulk_store(global, shared, bytes, at);

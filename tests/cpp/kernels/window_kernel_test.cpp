@@ -56,8 +56,8 @@ Bytes run(const WindowKernel& kernel, const Problem& problem, const Operands& op
   const emulator::GuardedMemory y(std::size_t(problem.output_elements()) * size_of(problem.dtype));
   const implicit::Params params{g, x->data(), weight->data(), problem.bias ? bias->data() : nullptr, y.data()};
   const int element = int(size_of(problem.dtype));
-  const gpu::TensorMap map{static_cast<const unsigned char*>(params.x), element, {g.input, g.in_channels, g.batch * g.groups},
-                           {g.slots, kernel.instance.tile.words * 4 / element}};
+  gpu::TensorMap map{static_cast<const unsigned char*>(params.x), element, {g.input, g.in_channels, g.batch * g.groups}, {g.slots, kernel.instance.tile.words * 4 / element}};
+  if (g.planes) map.extents.insert(map.extents.begin() + 1, {g.outer[1].input, g.outer[0].input});
   const std::int64_t counter_bytes = window_workspace_bytes(g);
   const emulator::GuardedMemory counters(std::size_t(std::max<std::int64_t>(counter_bytes, 4)), 4);
   std::memset(counters.data(), 0, counters.bytes());
@@ -75,7 +75,8 @@ Problem in(Problem problem, const WindowKernel& kernel) {
 bool geometry_of(const Problem& problem, const WindowKernel& kernel, int multiprocessors, ImplicitGeometry* g) {
   const ImplicitTile& tile = kernel.instance.tile;
   const std::int64_t channels = problem.out_channels / problem.groups, tile_channels = tile.columns / tile.window.channel_columns();
-  const std::int64_t column_tiles = problem.groups * ((channels + tile_channels - 1) / tile_channels);
+  const std::int64_t residues = problem.axes[0].stride * problem.axes[1].stride;
+  const std::int64_t column_tiles = residues * problem.groups * ((channels + tile_channels - 1) / tile_channels);
   return make_window_geometry(problem, kernel.instance.precision, tile, hopper(int(std::max<std::int64_t>(multiprocessors, column_tiles))), g);
 }
 
@@ -176,6 +177,41 @@ TEST_P(WindowKernels, StoreRunsOfEveryAlignment) {
   // Two sets of single 16-bit outputs, or of pairs, begin at 8 bytes.
   const bool never = element == 2 && ((window.form == Form::neighbours && window.sets * window.set_step < 8) || window.form == Form::pairs);
   EXPECT_EQ(of_runs == 0, never) << of_runs;
+}
+
+/// Two axes and three: any outer axis whose stride and dilation have no common divisor; rows of y that all begin at a sector, and such as begin anywhere.
+TEST_P(WindowKernels, ServeOuterAxes) {
+  const WindowKernel& kernel = GetParam();
+  const Window& window = kernel.instance.tile.window;
+  const std::vector<std::vector<Axis>> every_outer = {
+      {{5, 3, 1}},                             // all outputs have the same taps
+      {{4, 4, 2, 1}},                          // two residues
+      {{3, 3, 2, 1, 1}},                       // one of them with fewer taps
+      {{3, 2, 3, 0, 1}},                       // one without taps
+      {{3, 3, 3, 2, 0, 2}},                    // residues in another order
+      {{2, 2, 2}, {3, 2, 2}},                  // two axes
+      {{3, 3, 1, 1}, {2, 5, 2, 3, 1, 3}},
+  };
+  int served = 0;
+  for (std::size_t i = 0; i < every_outer.size(); ++i) {
+    for (const int further : {0, 1}) {
+      const int groups = 1 + int(i % 2);
+      Problem problem = problem_for(kernel, 2, 3 * groups, 16 * groups, (i % 3 == 0 ? 3 : 1) * kernel.instance.tile.warpgroup_rows() + 16, groups);
+      const Axis inner = problem.axis(0);
+      std::vector<Axis> axes = every_outer[i];
+      axes.push_back(inner);
+      if (inner.stride == 1) {
+        axes.back().padding += further;
+      } else {
+        axes.back().output_padding += further;
+      }
+      problem = make_problem(problem.batch, problem.in_channels, problem.out_channels, axes, groups, true);
+      served += expect_exact(problem, kernel, 1, {{emulator::Order::starve, emulator::Completion::late, std::uint64_t(i)}});
+    }
+  }
+  if (window.runs_anywhere()) {
+    EXPECT_EQ(served, 2 * int(every_outer.size()));
+  }
 }
 
 TEST_P(WindowKernels, DoNotDependOnTheOrderOfThreads) {

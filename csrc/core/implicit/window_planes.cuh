@@ -1,0 +1,107 @@
+#pragma once
+// Where a tile of a kernel of windows lies on the axes before the last one: see OuterAxis.
+#include "implicit/operands.cuh"
+
+namespace convt_gemm::implicit {
+
+/// What is the same for all tiles of a block, which keeps its column tile: the residues of outputs, and so their taps.
+struct PlaneTaps {
+  int group;                     ///< of channels
+  int residue[kOuterAxes];       ///< o modulo the stride
+  int first_tap[kOuterAxes];     ///< r
+  int further[kOuterAxes];       ///< u minus the number of the output among those of its residue
+
+  __device__ __forceinline__ PlaneTaps() = default;
+  /// `number` is Tile::group: it counts the residues of each group.
+  __device__ __forceinline__ PlaneTaps(const ImplicitGeometry& g, int number) : group(number) {
+#pragma unroll
+    for (int a = kOuterAxes - 1; a >= 0; --a) {
+      const OuterAxis& axis = g.outer[a];
+      const int stride = axis.stride.divisor(), groups = axis.stride.quotient(group);
+      residue[a] = group - groups * stride;
+      group = groups;
+      const int q = residue[a] + axis.padding, product = (q - axis.stride.quotient(q) * stride) * axis.inverse;
+      first_tap[a] = product - axis.stride.quotient(product) * stride;
+      further[a] = (q - first_tap[a] * axis.dilation) / stride;  // without rest
+    }
+  }
+
+  /// The first of a chunk's `channels` channels, and how many elements its weights are after those of the first taps of outer axes; -1 if there are none.
+  __device__ __forceinline__ int weights_before(const ImplicitGeometry& g, int chunk, int channels, int* first_channel) const {
+    int taps = g.channel_blocks_divisor.quotient(chunk);
+    *first_channel = (chunk - taps * g.channel_blocks) * channels;
+    int before = 0, all = g.kernel;  // weights of an outer tap
+#pragma unroll
+    for (int a = kOuterAxes - 1; a >= 0; --a) {
+      const OuterAxis& axis = g.outer[a];
+      const int rest = axis.taps.quotient(taps), k = first_tap[a] + (taps - rest * axis.taps.divisor()) * axis.stride.divisor();
+      if (k >= axis.kernel) return -1;
+      before += k * all, all *= axis.kernel;
+      taps = rest;
+    }
+    return before;
+  }
+};
+
+/// One output of each outer axis.
+struct Plane {
+  int sample;
+  int output[kOuterAxes];
+  int input[kOuterAxes];  ///< that the first tap reads, or one outside of x
+  bool exists;            ///< residues may have different numbers of outputs
+
+  /// `number` counts the planes of all samples for a block's residues.
+  __device__ __forceinline__ Plane(const ImplicitGeometry& g, const PlaneTaps& taps, int number) : sample(number), exists(true) {
+#pragma unroll
+    for (int a = kOuterAxes - 1; a >= 0; --a) {
+      const OuterAxis& axis = g.outer[a];
+      const int rest = axis.outputs_of_residue.quotient(sample), place = sample - rest * axis.outputs_of_residue.divisor();
+      sample = rest;
+      output[a] = place * axis.stride.divisor() + taps.residue[a];
+      input[a] = place + taps.further[a];
+      exists = exists && output[a] < axis.output;
+    }
+  }
+};
+
+/// Where the chunks of a plane's tiles come from, one after the other: each tap of the outer axes has all channels.
+struct PlaneInputs {
+  int at[kOuterAxes] = {};  ///< of the outer axes
+  int channel_block = 0;
+  int tap[kOuterAxes] = {};
+
+  __device__ __forceinline__ PlaneInputs() = default;
+  __device__ __forceinline__ explicit PlaneInputs(const Plane& plane) : at{plane.input[0], plane.input[1]} {}
+
+  __device__ __forceinline__ void advance(const ImplicitGeometry& g) {
+    if (++channel_block < g.channel_blocks) return;
+    channel_block = 0;
+#pragma unroll
+    for (int a = kOuterAxes - 1; a >= 0; --a) {
+      at[a] -= g.outer[a].dilation;
+      if (++tap[a] < g.outer[a].taps.divisor()) return;
+      at[a] += g.outer[a].taps.divisor() * g.outer[a].dilation, tap[a] = 0;
+    }
+  }
+};
+
+/// In y, where the rows of a tile lie: its channel 0's, and from one channel to the next.
+struct TileRows {
+  std::int64_t first;
+  bool exist;
+
+  __device__ __forceinline__ TileRows(const ImplicitGeometry& g, const Tile& tile) {
+    const int number = g.sample_tiles.quotient(tile.row);
+    if (g.planes) {
+      const PlaneTaps taps(g, tile.group);
+      const Plane plane(g, taps, number);
+      first = (std::int64_t{plane.sample} * g.groups + taps.group) * g.out_channels * g.plane + (std::int64_t{plane.output[0]} * g.outer[1].output + plane.output[1]) * g.output;
+      exist = plane.exists;
+    } else {
+      first = (std::int64_t{number} * g.groups + tile.group) * g.out_channels * g.plane;
+      exist = true;
+    }
+  }
+};
+
+}  // namespace convt_gemm::implicit
