@@ -75,7 +75,7 @@ __device__ __forceinline__ void produce_windows(const WindowParams& params, cons
       gpu::barrier_wait(shared.empty(ring.stage), ring.parity ^ 1);
       if (c == 0) *tile_in_stage<C>(shared, ring.stage) = tiles.number();
       gpu::barrier_arrive_expect(shared.full(ring.stage), static_cast<unsigned>(g.x_bytes));
-      if (g.planes) {
+      if (g.planes && !g.flat) {
         const int at[kOuterAxes + 3] = {position, inputs.at[1], inputs.at[0], inputs.channel_block * C::kWords * C::kWordElements, sample_and_group};
         gpu::tensor_copy(shared.x(ring.stage), &params.x_map, at, shared.full(ring.stage));
         inputs.advance(g);

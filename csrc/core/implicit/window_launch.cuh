@@ -35,7 +35,7 @@ Status make_x_map(const ImplicitGeometry& g, const void* x, CUtensorMap* map) {
     bytes *= cuuint64_t(extent), ++axes;
   };
   add(g.input, g.slots);
-  if (g.planes) {
+  if (g.planes && !g.flat) {
     for (int a = kOuterAxes - 1; a >= 0; --a) add(g.outer[a].input, 1);
   }
   add(g.in_channels, C::kWords * C::kWordElements);

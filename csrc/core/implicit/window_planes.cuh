@@ -95,7 +95,8 @@ struct TileRows {
     if (g.planes) {
       const PlaneTaps taps(g, tile.group);
       const Plane plane(g, taps, number);
-      first = (std::int64_t{plane.sample} * g.groups + taps.group) * g.out_channels * g.plane + (std::int64_t{plane.output[0]} * g.outer[1].output + plane.output[1]) * g.output;
+      const std::int64_t row = g.flat ? std::int64_t{g.flat_row.divisor()} * g.stride : g.output;
+      first = (std::int64_t{plane.sample} * g.groups + taps.group) * g.out_channels * g.plane + (std::int64_t{plane.output[0]} * g.outer[1].output + plane.output[1]) * row;
       exist = plane.exists;
     } else {
       first = (std::int64_t{number} * g.groups + tile.group) * g.out_channels * g.plane;

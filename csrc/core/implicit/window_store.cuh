@@ -44,8 +44,16 @@ struct WindowStore {
   __device__ __forceinline__ void run(const Sums<C>& sums) const {
     const ImplicitGeometry& g = p.g;
     if (uniform(!rows.exist)) return;
+    if constexpr (kForm == Form::pairs && kWindow.taps == 1) {
+      if (g.flat) {
+        store_flat(sums);
+        return;
+      }
+    }
     const int first = first_position(), after = first + kRows + kWindow.reach();
-    if (uniform(output_of(first) > 0 && after <= g.positions && output_of(after) < g.output && (runs != nullptr || !g.any_place))) {
+    // Runs that are cut leave their begin to the tile before, and with gaps a thread stores an output before its own.
+    const int least = kForm == Form::gaps || g.tile_rows < kRows ? 1 : 0;
+    if (uniform(output_of(first) >= least && after <= g.positions && output_of(after) <= g.output && (runs != nullptr || !g.any_place))) {
       if (runs != nullptr) {
         store_runs(sums);
       } else {
@@ -226,6 +234,48 @@ struct WindowStore {
           }
         }
         to[line] += step;
+      }
+    }
+  }
+
+  /// The outputs of two positions are the same as of one axis, but lie where the positions' rows do.
+  __device__ __forceinline__ void store_flat(const Sums<C>& sums) const {
+    const ImplicitGeometry& g = p.g;
+    static_assert(kPositions == 2 && kLineSets == 1 && kLineColumns == 1);
+    std::int64_t place[kGroups][2];  // of each position, in its channel
+    bool exist[kGroups][2], together[kGroups];
+#pragma unroll
+    for (int group = 0; group < kGroups; ++group) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const int position = first_position() + window_position<C>(group, thread) + i;
+        const int row = g.flat_row.quotient(position), plane = g.flat_rows.quotient(row);
+        const int outer_row = plane * g.outer[0].stride.divisor() * g.outer[1].output + (row - plane * g.flat_rows.divisor()) * g.outer[1].stride.divisor();
+        place[group][i] = std::int64_t{outer_row} * g.flat_row.divisor() * g.stride + (position - row * g.flat_row.divisor()) * g.stride;
+        exist[group][i] = position < g.positions;
+      }
+      together[group] = exist[group][1] && place[group][1] == place[group][0] + 2;
+    }
+    const int channel = channel_of(0, 0);
+    Element* to = static_cast<Element*>(p.y) + (rows.first + channel * g.plane);
+#pragma unroll
+    for (int eight = 0; eight < kSetColumns / 8; ++eight, to += g.channel_step * g.plane) {
+      const float bias = biases[column_of(0, 0) + eight * 8];
+      if (channel + eight * g.channel_step >= g.out_channels) continue;
+#pragma unroll
+      for (int group = 0; group < kGroups; ++group) {
+        float values[4];
+        Four fours[1];
+        outputs(sums, group, 0, 0, eight, bias, values);
+        pack(values, fours);
+        if (together[group]) {
+          store_four_anywhere(to + place[group][0], fours[0]);
+          continue;
+        }
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          if (exist[group][i / 2]) to[place[group][i / 2] + i % 2] = element_of(fours[0], i);
+        }
       }
     }
   }

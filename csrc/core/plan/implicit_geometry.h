@@ -133,6 +133,7 @@ struct ImplicitGeometry {
   int weights;         ///< of an in and an out channel: all taps of all axes
   std::int64_t plane;  ///< outputs of a channel
   bool planes;         ///< there is an outer axis; only kernels of windows serve those
+  bool flat;           ///< no position of any axis shares an output with another: those of all axes are one row, whose outputs are rows of y again when they are stored
   OuterAxis outer[kOuterAxes];
 
   // Residue form.
@@ -185,6 +186,7 @@ struct ImplicitGeometry {
 
   // Depth: chunks of `words` channel words times `chunk_taps` taps.
   int chunk_taps, tap_blocks, channel_blocks, chunks;
+  FastDiv<std::int32_t> flat_row, flat_rows;  ///< flat: positions of the last axis, and of the one before it
   FastDiv<std::int32_t> channel_blocks_divisor;  ///< planes: chunks count the taps of outer axes, and channel blocks for each
 
   // Shared memory, bytes unless said otherwise. A stage of x has, for each four words of depth, `slots` slots of 16 bytes, one for

@@ -44,6 +44,22 @@ bool set_planes(const Problem& problem, ImplicitGeometry* g) {
 std::int64_t rows_of_sample(const ImplicitGeometry& g) { return std::int64_t{g.outer[0].outputs_of_residue.divisor()} * g.outer[1].outputs_of_residue.divisor(); }
 std::int64_t outer_residues(const ImplicitGeometry& g) { return std::int64_t{g.outer[0].stride.divisor()} * g.outer[1].stride.divisor(); }
 
+/// Whether the positions of all axes can be one row: where no input has an output with another, each of an axis' outputs is of one input.
+bool is_flat(const Problem& problem) {
+  for (const Axis& axis : problem.axes) {
+    if (axis.kernel > axis.stride || axis.dilation != 1 || axis.padding != 0 || axis.output() != axis.input * axis.stride) return false;
+  }
+  return true;
+}
+
+/// Makes one row of all axes.
+void set_flat(const Problem& problem, ImplicitGeometry* g) {
+  g->flat = true;
+  g->flat_row = FastDiv<std::int32_t>(problem.axes[2].input), g->flat_rows = FastDiv<std::int32_t>(problem.axes[1].input);
+  g->input = problem.input_positions(), g->output = g->input * g->stride;
+  for (OuterAxis& axis : g->outer) axis.outputs_of_residue = FastDiv<std::int32_t>(1);
+}
+
 /// Whether the problem's outputs are those of the form.
 bool has_form(const Window& window, const ImplicitGeometry& g) {
   if (g.taps != window.taps || g.input_step != window.step) return false;
@@ -64,7 +80,7 @@ bool set_classes(const Window& window, int together, ImplicitGeometry* g) {
   const int sets = window.channel_sets();
   const int apart = sets > 1 ? window.set_step * g->stride : 0;   // outputs from one set to the next
   const int unit = by_channel ? std::max(together, sets * apart) : together;  // a store begins at a multiple of it
-  if (g->planes && g->output % unit != 0) return false;  // a channel's rows would differ
+  if (g->planes && g->output % unit != 0 && !g->flat) return false;  // a channel's rows would differ
   const std::int64_t row = g->plane % unit;  // from one channel to the next
   if (row * (g->out_channels % unit) % unit != 0) return false;  // or groups and samples would differ
   const int of_set = gaps && row % 2 != 0 ? 2 : 1;
@@ -96,7 +112,7 @@ std::int64_t first_of_thirds(std::int64_t latest, int lag, int vector, std::int6
 }
 
 void set_any_place(ImplicitGeometry* g) {
-  g->any_place = true;
+  g->any_place = !g->flat;
   g->classes = 1, g->class_channel[0] = 0;
   g->late[0] = g->late[1] = false;
 }
@@ -187,6 +203,7 @@ bool make_window_geometry(const Problem& problem, Precision precision, const Imp
   ImplicitGeometry g{};
   set_problem(problem, &g);
   if (!set_planes(problem, &g)) return false;
+  if (g.planes && window.form == Form::pairs && window.channel_sets() == 1 && is_flat(problem)) set_flat(problem, &g);
   g.resident = true;
   g.same[0] = g.same[1] = element == 2 ? 0x5410 : 0;  // a selection of bytes, or what is added
   g.sets = window.sets, g.shift = window.form == Form::halves ? 1 : 0;
@@ -196,13 +213,13 @@ bool make_window_geometry(const Problem& problem, Precision precision, const Imp
   const int rows = tile.warpgroup_rows();
   if (!set_rows(element, tile, rows, &g)) return false;
   const bool at_sectors = set_classes(window, kSectorBytes / element, &g), at_vectors = at_sectors || set_classes(window, std::max(kTogether, vector), &g);
-  if (!at_vectors && window.runs_anywhere()) {
+  if (g.flat || (!at_vectors && window.runs_anywhere())) {
     set_any_place(&g);
   } else if (!at_vectors && !set_classes(window, kTogether, &g)) {
     return false;
   }
   if (!set_columns(tile, &g) || !set_order(traits, &g)) return false;
-  if (!set_memory(element, split, g.any_place || (at_vectors && has_many_tiles(g)), tile, traits, &g)) return false;
+  if (!set_memory(element, split, !g.flat && (g.any_place || (at_vectors && has_many_tiles(g))), tile, traits, &g)) return false;
   const int sector = kSectorBytes / element;  // outputs
   // Where memory is what limits, runs of whole sectors are worth more tiles.
   if (g.team_runs_bytes > 0 && (g.any_place || (!at_sectors && sector % window.outputs() == 0 && !g.in_turn && !split))) {

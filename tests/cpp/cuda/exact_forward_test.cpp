@@ -129,6 +129,21 @@ INSTANTIATE_TEST_SUITE_P(
                       NamedProblem{"depthwise_four_vectors", make_problem(2, 64, 64, {{2100, 4, 2, 1}}, 64, true)}),
     ProblemName());
 
+/// The same with axes before the last: residues and taps of those, rows of y that begin anywhere, positions of all axes in one row, odd numbers of them too.
+INSTANTIATE_TEST_SUITE_P(
+    Planes, ExactCase,
+    ::testing::Values(NamedProblem{"neighbours", make_problem(2, 20, 40, {{9, 3, 1}, {300, 3, 1}}, 1, true)},
+                      NamedProblem{"neighbours_of_volumes", make_problem(2, 10, 24, {{5, 3, 1, 1}, {6, 3, 1}, {96, 3, 1}})},
+                      NamedProblem{"halves", make_problem(2, 20, 24, {{7, 4, 2, 1}, {272, 4, 2, 1}}, 2, true)},
+                      NamedProblem{"halves_of_odd_rows", make_problem(2, 12, 16, {{7, 3, 2, 1, 1}, {272, 3, 2, 1}}, 1, true)},
+                      NamedProblem{"pairs_of_odd_rows", make_problem(3, 17, 33, {{8, 3, 2}, {272, 3, 2}}, 1, true)},
+                      NamedProblem{"other_order_of_residues", make_problem(2, 8, 16, {{6, 4, 3, 2, 0, 2}, {160, 3, 1}}, 1, true)},
+                      NamedProblem{"residues_without_taps", make_problem(2, 8, 16, {{6, 2, 3, 0, 1}, {160, 4, 2, 1}}, 1, true)},
+                      NamedProblem{"one_row", make_problem(3, 40, 37, {{14, 2, 2}, {12, 2, 2}}, 1, true)},
+                      NamedProblem{"one_row_of_odd_rows", make_problem(2, 24, 32, {{16, 2, 2}, {79, 2, 2}}, 2, true)},
+                      NamedProblem{"one_row_of_volumes", make_problem(2, 33, 16, {{4, 2, 2}, {5, 2, 2}, {22, 2, 2}})}),
+    ProblemName());
+
 /// What the kernels of windows are for: rows of several tiles that begin at all places of a sector, channels that are more or fewer than a tile has, short
 /// samples, groups, a tap that is missing.
 INSTANTIATE_TEST_SUITE_P(

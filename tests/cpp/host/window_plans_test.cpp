@@ -67,6 +67,7 @@ TEST(WindowGeometry, BeginsEveryStoreAtAMultipleOfWhatIsStored) {
         SCOPED_TRACE(named.name + " " + plan.name());
         ImplicitGeometry g{};
         ASSERT_TRUE(window_geometry_of(problem, plan, &g).ok());
+        if (g.any_place) continue;
         ++served;
         const Axis& axis = problem.axis(0);
         const Window& window = implicit_instance(plan.instance).tile.window;
@@ -111,9 +112,10 @@ TEST(WindowGeometry, RefusesWhatItHasNoWindowFor) {
   EXPECT_FALSE(serves(make_problem(4, 64, 32, {{32768, 5, 3, 1}})));          // stride 3 and a padding that is not 2 modulo 4
   EXPECT_FALSE(serves(make_problem(4, 64, 32, {{32768, 6, 3, 2}})));          // or rows of y that are not whole fours
   EXPECT_FALSE(serves(make_problem(4, 64, 32, {{32768, 8, 4, 2}})));          // stride 4
-  EXPECT_FALSE(serves(make_problem(4, 64, 32, {{32768, 4, 2, 1, 1}})));       // rows of y of odd length
+  EXPECT_TRUE(serves(make_problem(4, 64, 32, {{32768, 4, 2, 1, 1}})));        // rows of y of odd length, where channels have no sets
   EXPECT_FALSE(serves(make_problem(4, 1024, 512, {{32768, 4, 2, 1}})));       // weights that shared memory does not hold
-  EXPECT_FALSE(serves(make_problem(4, 64, 33, {{32768, 4, 2}})));             // a channel without another that begins elsewhere
+  EXPECT_TRUE(serves(make_problem(4, 64, 33, {{32768, 4, 2}})));              // a channel without another that begins elsewhere: likewise
+  EXPECT_FALSE(serves(make_problem(4, 32, 63, {{32768, 5, 1, 0, 0, 3}})));    // where they have
   Problem problem = make_problem(4, 64, 32, {{32768, 4, 2, 1}});
   EXPECT_TRUE(plans_of(problem, Precision::ieee).empty());
   EXPECT_TRUE(plans_of(problem, Precision::tf32, gpu(80)).empty());
@@ -126,6 +128,53 @@ TEST(WindowGeometry, RefusesWhatItHasNoWindowFor) {
   EXPECT_FALSE(serves(problem));
   problem.axis(0).input = 32776;
   EXPECT_TRUE(serves(problem));
+}
+
+TEST(WindowGeometry, ServesOuterAxes) {
+  const auto geometry = [](const Problem& problem, const char* tile) {
+    ImplicitGeometry g{};
+    for (const Plan& plan : plans_of(problem)) {
+      if (plan.name().find(tile) != std::string::npos && window_geometry_of(problem, plan, &g).ok()) return g;
+    }
+    return ImplicitGeometry{};
+  };
+  // Nine taps are three of the row, of each of three rows; rows of 1026 outputs begin anywhere.
+  ImplicitGeometry g = geometry(make_problem(8, 64, 64, {{1024, 3, 1}, {1024, 3, 1}}), "neighbours_taps3_step1_sets1x0_256x64x8");
+  EXPECT_TRUE(g.planes && g.any_place && !g.flat);
+  EXPECT_EQ(g.chunks, 3 * 64 / 8);
+  EXPECT_EQ(g.row_tiles, 8 * 1026 * g.sample_tiles.divisor());
+  EXPECT_EQ(g.all_column_tiles, 1);
+  // Two residues of rows, each with two taps: 63 or 62 outputs.
+  g = geometry(make_problem(2, 16, 32, {{31, 4, 2, 0, 1}, {256, 4, 2, 1}}), "halves_taps2_step1_sets2x1_256x64x16");
+  EXPECT_TRUE(g.planes && !g.any_place && !g.flat);
+  EXPECT_EQ(g.all_column_tiles, 2);
+  EXPECT_EQ(g.chunks, 2);
+  EXPECT_EQ(g.row_tiles, 2 * 33 * g.sample_tiles.divisor());
+  EXPECT_EQ(g.plane, 65 * 512);
+  // No taps that share an output: all positions in one row, four residues of outer axes.
+  g = geometry(make_problem(2, 64, 32, {{8, 2, 2}, {7, 2, 2}, {9, 2, 2}}), "pairs_taps1_step1_sets1x0_256x64x16");
+  EXPECT_TRUE(g.planes && g.flat);
+  EXPECT_EQ(g.row_tiles, 2 * 4);  // of 504 positions
+  EXPECT_EQ(g.all_column_tiles, 4);
+  EXPECT_EQ(g.chunks, 4);
+  const auto serves = [](const Problem& problem) { return !plans_of(problem).empty(); };
+  EXPECT_FALSE(serves(make_problem(2, 16, 32, {{32, 3, 2, 1, 0, 2}, {256, 4, 2, 1}})));   // outputs of the outer axis without taps
+  EXPECT_FALSE(serves(make_problem(2, 16, 32, {{32, 4, 2, 1}, {255, 4, 2, 1}})));         // rows of x that are not whole 16 bytes
+  EXPECT_FALSE(serves(make_problem(2, 256, 64, {{32, 31, 1, 15}, {256, 3, 1}})));         // weights that shared memory does not hold
+  EXPECT_FALSE(serves(make_problem(2, 16, 32, {{32, 1, 200, 0}, {256, 4, 2, 1}})));       // more residues than multiprocessors
+}
+
+TEST(WindowPlans, AreChosenForPlanes) {
+  std::set<std::string> names;
+  for (const NamedProblem& named : cases()) {
+    if (named.problem.rank == 1) continue;
+    Plan plan;
+    ASSERT_TRUE(choose_plan(named.problem, gpu(), options_of(named.problem, Precision::tf32), &plan).ok());
+    if (plan.name().find("_windows_") != std::string::npos) names.insert(named.name.substr(0, named.name.find('.')));
+  }
+  for (const char* name : {"kernelbench-l1-57", "kernelbench-l1-70", "u-net", "sam-mask-decoder", "stylegan2", "mask-r-cnn", "second-kitti", "nnu-net-3d_fullres", "v-net"}) {
+    EXPECT_TRUE(names.count(name)) << name;
+  }
 }
 
 TEST(WindowPlans, AreChosenForLongRows) {
