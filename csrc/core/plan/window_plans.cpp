@@ -19,6 +19,7 @@ constexpr double kLaunch = 5e-6;            // seconds, with loading the weights
 constexpr double kStep = 200;               // cycles of a step: until its operands are there
 constexpr double kProduct = 1.2;            // for each cycle of the tensor cores, which teams share; what is stored costs as much again
 constexpr int kLeastProduct = 13;           // cycles of the tensor cores for the fewest columns
+constexpr double kAnyPlace = 400;           // cycles of a tile more, if runs begin anywhere
 constexpr double kCopyBandwidth = 4.28e12;  // bytes/s of device memory, read + written
 constexpr double kMemorySlack = 1.1;        // times the least time of memory
 constexpr double kOverlap = 2.38;           // the power mean of work and memory, as of the other fused kernels
@@ -29,7 +30,7 @@ void predict(const Problem& problem, const ImplicitInstance& instance, const Imp
   const ImplicitTile& tile = instance.tile;
   const double products = double(g.taps) * g.sets * tile.row_blocks * std::max(kLeastProduct, tile.columns / g.sets / 2) *
                           (instance.precision == Precision::tf32x3 ? 3 : 1);  // cycles of a step
-  const double cycles = double(g.chunks) * (tile.words / 8) * (kStep + kProduct * g.teams * products);
+  const double cycles = double(g.chunks) * (tile.words / 8) * (kStep + kProduct * g.teams * products) + (g.any_place ? kAnyPlace : 0);
   const double waves = double(ceil_div(g.tiles, std::int64_t{g.blocks} * g.teams));
   const double work = waves * cycles / kClock, memory = kMemorySlack * plan->bytes / kCopyBandwidth;
   plan->predicted_seconds = kLaunch + std::pow(std::pow(work, kOverlap) + std::pow(memory, kOverlap), 1 / kOverlap);
