@@ -68,6 +68,7 @@ struct Config {
   static constexpr int kThreads = kTile.threads();
   /// Rows of x are multiplied as they lie in memory.
   static constexpr bool kRawRows = multiplies_raw_rows(kFamily_, KindTraits<kKind_>::kDType, kLayout_);
+  static constexpr bool kServesAnyRows = kHasWindow && kTile.serves_any_rows(kSplit);
   static constexpr bool kTwoSets = !kHasWindow && multiplies_two_sets(kTile, kLayout_, kSplit);
   using Element = typename KindTraits<kKind_>::Element;
   static constexpr gpu::Words kOperand = KindTraits<kKind_>::kWords;

@@ -62,7 +62,7 @@ __device__ __forceinline__ void produce_windows(const WindowParams& params, cons
     const int row = g.sample_tiles.quotient(tile.row);
     int sample_and_group = row * g.groups + tile.group;
     PlaneInputs inputs;
-    if (g.planes) {
+    if (has_planes<C>(g)) {
       const PlaneTaps taps(g, tile.group);
       const Plane plane(g, taps, row);
       sample_and_group = plane.sample * g.groups + taps.group;
@@ -75,7 +75,7 @@ __device__ __forceinline__ void produce_windows(const WindowParams& params, cons
       gpu::barrier_wait(shared.empty(ring.stage), ring.parity ^ 1);
       if (c == 0) *tile_in_stage<C>(shared, ring.stage) = tiles.number();
       gpu::barrier_arrive_expect(shared.full(ring.stage), static_cast<unsigned>(g.x_bytes));
-      if (g.planes && !g.flat) {
+      if (has_planes<C>(g) && !g.flat) {
         const int at[kOuterAxes + 3] = {position, inputs.at[1], inputs.at[0], inputs.channel_block * C::kWords * C::kWordElements, sample_and_group};
         gpu::tensor_copy(shared.x(ring.stage), &params.x_map, at, shared.full(ring.stage));
         inputs.advance(g);
@@ -119,14 +119,14 @@ __device__ __forceinline__ void implicit_gemm_windows(const WindowParams& params
   gpu::take_registers<WindowRegisters<C>::kMultiplying>();
   Tile first_tile = tile_of(g, static_cast<int>(blockIdx.x));  // the block keeps its column tile
   PlaneTaps taps;
-  if (g.planes) taps = PlaneTaps(g, first_tile.group), first_tile.group = taps.group;
+  if (has_planes<C>(g)) taps = PlaneTaps(g, first_tile.group), first_tile.group = taps.group;
   const WeightLoader<C> weights(p, first_tile, thread);
   gpu::wait_for_kernel_before();
   // While the first of x is on its way. The bias first, which takes as long as weights do.
   static_assert(C::kColumns <= C::kWarpgroups * kWarpgroup);
   const float bias = bias_of_column<C>(p, first_tile, static_cast<int>(threadIdx.x));
   const auto channels_of = [&](int chunk, int* first_channel) {
-    if (!g.planes) {
+    if (!has_planes<C>(g)) {
       *first_channel = chunk * C::kWords * C::kWordElements;
       return 0;
     }
@@ -148,7 +148,7 @@ __device__ __forceinline__ void implicit_gemm_windows(const WindowParams& params
       WindowMultiply<C>{g, shared, ring, thread}.run(sums);
       if (g.in_turn && first) gpu::barrier_arrive(shared.multiplied(shared.team));
       const Tile tile = tile_of(g, number);
-      WindowStore<C>{p, tile, TileRows(g, tile), biases, runs, warpgroup, thread, {}}.run(sums);
+      WindowStore<C>{p, tile, TileRows::of<C>(g, tile), biases, runs, warpgroup, thread, {}}.run(sums);
     } else {
       if (g.in_turn && first) gpu::barrier_arrive(shared.multiplied(shared.team));  // a team without tiles
       WindowStore<C>::finish();

@@ -85,23 +85,24 @@ struct PlaneInputs {
   }
 };
 
-/// In y, where the rows of a tile lie: its channel 0's, and from one channel to the next.
+template <class C>
+__device__ __forceinline__ bool has_planes(const ImplicitGeometry& g) {
+  return C::kServesAnyRows && g.planes;
+}
+
+/// In y, where the rows of a tile lie: its channel 0's.
 struct TileRows {
   std::int64_t first;
   bool exist;
 
-  __device__ __forceinline__ TileRows(const ImplicitGeometry& g, const Tile& tile) {
+  template <class C>
+  __device__ __forceinline__ static TileRows of(const ImplicitGeometry& g, const Tile& tile) {
     const int number = g.sample_tiles.quotient(tile.row);
-    if (g.planes) {
-      const PlaneTaps taps(g, tile.group);
-      const Plane plane(g, taps, number);
-      const std::int64_t row = g.flat ? std::int64_t{g.flat_row.divisor()} * g.stride : g.output;
-      first = (std::int64_t{plane.sample} * g.groups + taps.group) * g.out_channels * g.plane + (std::int64_t{plane.output[0]} * g.outer[1].output + plane.output[1]) * row;
-      exist = plane.exists;
-    } else {
-      first = (std::int64_t{number} * g.groups + tile.group) * g.out_channels * g.plane;
-      exist = true;
-    }
+    if (!has_planes<C>(g)) return {(std::int64_t{number} * g.groups + tile.group) * g.out_channels * g.plane, true};
+    const PlaneTaps taps(g, tile.group);
+    const Plane plane(g, taps, number);
+    const std::int64_t row = g.flat ? std::int64_t{g.flat_row.divisor()} * g.stride : g.output;
+    return {(std::int64_t{plane.sample} * g.groups + taps.group) * g.out_channels * g.plane + (std::int64_t{plane.output[0]} * g.outer[1].output + plane.output[1]) * row, plane.exists};
   }
 };
 

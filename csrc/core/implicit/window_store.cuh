@@ -32,6 +32,9 @@ struct WindowStore {
   static constexpr int kRuns = C::kColumns / kWindow.channel_columns();
   static constexpr int kRunBytes = kWindow.run_bytes(kRows, int(sizeof(Element))), kRunPitch = kWindow.run_pitch(kRows, int(sizeof(Element)));
 
+  /// Not where products are what limits a kernel without registers to spare, nor where half a warp's lanes would store few runs (each measured).
+  static constexpr bool kThreadsStoreRuns = !C::kSplit && (kRunBytes >= 512 || kRuns >= 128);
+
   const Params& p;
   const Tile& tile;
   const TileRows rows;
@@ -43,17 +46,17 @@ struct WindowStore {
   /// Stores a tile's sums.
   __device__ __forceinline__ void run(const Sums<C>& sums) const {
     const ImplicitGeometry& g = p.g;
-    if (uniform(!rows.exist)) return;
+    if (C::kServesAnyRows && uniform(!rows.exist)) return;
     if constexpr (kForm == Form::pairs && kWindow.taps == 1) {
       if (g.flat) {
         store_flat(sums);
         return;
       }
     }
-    const int first = first_position(), after = first + kRows + kWindow.reach();
+    const int first = first_position(), after = first + kRows + kWindow.ahead();
     // Runs that are cut leave their begin to the tile before, and with gaps a thread stores an output before its own.
     const int least = kForm == Form::gaps || g.tile_rows < kRows ? 1 : 0;
-    if (uniform(output_of(first) >= least && after <= g.positions && output_of(after) <= g.output && (runs != nullptr || !g.any_place))) {
+    if (uniform(output_of(first) >= least && after <= g.positions && output_of(after) <= g.output && (!C::kServesAnyRows || runs != nullptr || !g.any_place))) {
       if (runs != nullptr) {
         store_runs(sums);
       } else {
@@ -82,9 +85,9 @@ struct WindowStore {
   __device__ __forceinline__ void store_runs(const Sums<C>& sums) const {
     if (gpu::elect()) gpu::bulk_store_wait<0>();  // the last tile's have been read
     gpu::named_barrier(1 + team, kWarpgroup);
-    const bool any_place = kWindow.runs_anywhere() && p.g.any_place;
+    const bool any_place = C::kServesAnyRows && p.g.any_place;
     if (any_place) {
-      if constexpr (kWindow.runs_anywhere()) put_runs<true>(sums);
+      if constexpr (C::kServesAnyRows) put_runs<true>(sums);
     } else {
       put_runs<false>(sums);
     }
@@ -111,7 +114,7 @@ struct WindowStore {
       const int run_begin = __shfl_sync(0xffffffffu, begin_in_run, run);
       if (run_to == 0) continue;
       const unsigned char* const from = runs + (first_run + run) * kRunPitch + run_begin;
-      if (run % 2 == 0) {
+      if (run % 2 == 0 || !kThreadsStoreRuns) {
         if (elected) gpu::bulk_store(reinterpret_cast<void*>(run_to), from, bytes);
         continue;
       }
@@ -222,7 +225,7 @@ struct WindowStore {
               store_four(at, fours[four]);
             } else {
               const std::int64_t output = first_output(set, odd) + further;
-              if (output >= 0 && output + 4 <= g.output) {
+              if (C::kServesAnyRows && output >= 0 && output + 4 <= g.output) {
                 store_four_anywhere(at, fours[four]);
                 continue;
               }

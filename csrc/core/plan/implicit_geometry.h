@@ -66,8 +66,8 @@ struct Window {
   constexpr int channel_columns() const { return form == Form::thirds ? 3 : form == Form::pairs || form == Form::halves ? 2 : 1; }
   /// Sets that differ in their channels, not in their residue.
   constexpr int channel_sets() const { return form == Form::halves ? 1 : sets; }
-  /// Whether a run can begin anywhere: ImplicitGeometry::any_place.
-  constexpr bool runs_anywhere() const { return channel_sets() == 1 && form != Form::thirds; }
+  /// How much further the last set's outputs are than the first one's, in positions.
+  constexpr int ahead() const { return (channel_sets() - 1) * set_step; }
   constexpr int reach() const { return (sets - 1) * set_step; }
   /// What a thread reads of x is whole vectors, but where they begin a stride of 3 may have no store begin: its positions are so many before one.
   constexpr int lag() const { return form == Form::thirds ? set_step : 0; }
@@ -94,6 +94,12 @@ struct ImplicitTile {
   constexpr int warpgroups() const { return rows / warpgroup_rows(); }  ///< that multiply
   /// Too large for the loading threads to have registers for weights: those that stream come from the workspace.
   constexpr bool packed_only() const { return row_blocks * columns >= 256; }
+  /// Windows: whether rows of y may begin anywhere and there may be axes before the last. Not where sets or a stride of 3 want rows that begin alike; and kernels
+  /// whose time is that of a few tiles, or that have no registers left, do without the code.
+  /// `split`: tf32x3.
+  constexpr bool serves_any_rows(bool split) const {
+    return window.channel_sets() == 1 && window.form != Form::thirds && window.taps <= 3 && (window.form != Form::halves || (columns >= 64 && !split));
+  }
   constexpr int threads() const { return (warpgroups() + loaders) * kWarpgroup; }
 };
 

@@ -121,7 +121,7 @@ void set_any_place(ImplicitGeometry* g) {
 bool set_rows(int element, const ImplicitTile& tile, int tile_rows, ImplicitGeometry* g) {
   const bool gaps = tile.window.form == Form::gaps;
   // A set that is further begins with positions before the first; and with gaps an output before a position's own is stored with it.
-  const std::int64_t latest = floor_div(g->padding, g->stride) - tile.window.reach() - gaps;
+  const std::int64_t latest = floor_div(g->padding, g->stride) - tile.window.ahead() - gaps;
   const int sector = kSectorBytes / element;  // a tile begins at one of x and of y, but for what padding and sets are further
   g->first_position = tile.window.form == Form::thirds ? first_of_thirds(latest, tile.window.lag(), 16 / element, g->padding) : floor_div(latest, sector) * sector;
   g->first_output = g->first_position * g->stride - g->padding + g->shift;
@@ -202,8 +202,8 @@ bool make_window_geometry(const Problem& problem, Precision precision, const Imp
   const bool split = problem.dtype == DType::float32 && precision == Precision::tf32x3;
   ImplicitGeometry g{};
   set_problem(problem, &g);
-  if (!set_planes(problem, &g)) return false;
-  if (g.planes && window.form == Form::pairs && window.channel_sets() == 1 && is_flat(problem)) set_flat(problem, &g);
+  if (!set_planes(problem, &g) || (g.planes && !tile.serves_any_rows(split))) return false;
+  if (g.planes && window.form == Form::pairs && is_flat(problem)) set_flat(problem, &g);
   g.resident = true;
   g.same[0] = g.same[1] = element == 2 ? 0x5410 : 0;  // a selection of bytes, or what is added
   g.sets = window.sets, g.shift = window.form == Form::halves ? 1 : 0;
@@ -213,7 +213,7 @@ bool make_window_geometry(const Problem& problem, Precision precision, const Imp
   const int rows = tile.warpgroup_rows();
   if (!set_rows(element, tile, rows, &g)) return false;
   const bool at_sectors = set_classes(window, kSectorBytes / element, &g), at_vectors = at_sectors || set_classes(window, std::max(kTogether, vector), &g);
-  if (g.flat || (!at_vectors && window.runs_anywhere())) {
+  if (g.flat || (!at_vectors && tile.serves_any_rows(split))) {
     set_any_place(&g);
   } else if (!at_vectors && !set_classes(window, kTogether, &g)) {
     return false;

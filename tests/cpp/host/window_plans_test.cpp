@@ -149,7 +149,7 @@ TEST(WindowGeometry, ServesOuterAxes) {
   EXPECT_TRUE(g.planes && !g.any_place && !g.flat);
   EXPECT_EQ(g.all_column_tiles, 2);
   EXPECT_EQ(g.chunks, 2);
-  EXPECT_EQ(g.row_tiles, 2 * 33 * g.sample_tiles.divisor());
+  EXPECT_EQ(g.row_tiles, 2 * 33 * 2);
   EXPECT_EQ(g.plane, 65 * 512);
   // No taps that share an output: all positions in one row, four residues of outer axes.
   g = geometry(make_problem(2, 64, 32, {{8, 2, 2}, {7, 2, 2}, {9, 2, 2}}), "pairs_taps1_step1_sets1x0_256x64x16");
