@@ -37,7 +37,7 @@ bool set_planes(const Problem& problem, ImplicitGeometry* g) {
     if (weights * g->out_channels > kMost) return false;
   }
   g->weights = int(weights);
-  return true;
+  return g->plane / g->output <= std::numeric_limits<std::int32_t>::max();  // rows of y
 }
 
 /// Rows of x for each sample and residue of outer axes, and how many of the latter there are.
