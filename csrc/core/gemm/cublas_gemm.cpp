@@ -46,6 +46,12 @@ class MathMode {
   cublasMath_t saved_ = CUBLAS_DEFAULT_MATH;
 };
 
+/// Whether samples of one position each are the rows of one product: products of one column each would read all weights for every sample.
+bool is_one_product(const BatchedGemm& gemm) {
+  const bool channels_are_neighbours = gemm.x_layout == Layout::channels_last || gemm.x_stride == 1;
+  return gemm.positions == 1 && gemm.batch > 1 && gemm.weight_batch_stride == 0 && channels_are_neighbours && gemm.columns_stride == 1;
+}
+
 }  // namespace
 
 Status cublas_gemm(const Plan& plan, const BatchedGemm& gemm, const CudaContext& context) {
@@ -62,14 +68,21 @@ Status cublas_gemm(const Plan& plan, const BatchedGemm& gemm, const CudaContext&
   const bool wide = plan.dtype == DType::float64;
   const void* one = wide ? static_cast<const void*>(&one_d) : &one_f;
   const void* zero = wide ? static_cast<const void*>(&zero_d) : &zero_f;
-  // cuBLAS counts in columns: it sees columns^T[positions, rows] = x^T[positions, depth] * weight^T^T[depth, rows].
-  const cublasOperation_t x_op = gemm.x_layout == Layout::channels_first ? CUBLAS_OP_N : CUBLAS_OP_T;
-  const cublasStatus_t status = cublasGemmStridedBatchedEx_64(
-      handle, x_op, CUBLAS_OP_T, gemm.positions, gemm.rows, gemm.depth, one, gemm.x, types.operand, gemm.x_stride,
-      gemm.x_batch_stride, gemm.weight, types.operand, gemm.weight_stride, gemm.weight_batch_stride, zero, gemm.columns,
-      types.column, gemm.columns_stride, gemm.columns_batch_stride, gemm.batch, types.compute, CUBLAS_GEMM_DEFAULT);
+  cublasStatus_t status;
+  if (is_one_product(gemm)) {
+    // cuBLAS counts in columns: it sees columns^T[rows, batch] = weight^T[rows, depth] * x^T[depth, batch].
+    status = cublasGemmEx_64(handle, CUBLAS_OP_N, CUBLAS_OP_N, gemm.rows, gemm.batch, gemm.depth, one, gemm.weight, types.operand, gemm.weight_stride, gemm.x,
+                             types.operand, gemm.x_batch_stride, zero, gemm.columns, types.column, gemm.columns_batch_stride, types.compute, CUBLAS_GEMM_DEFAULT);
+  } else {
+    // Likewise columns^T[positions, rows] = x^T[positions, depth] * weight^T^T[depth, rows].
+    const cublasOperation_t x_op = gemm.x_layout == Layout::channels_first ? CUBLAS_OP_N : CUBLAS_OP_T;
+    status = cublasGemmStridedBatchedEx_64(
+        handle, x_op, CUBLAS_OP_T, gemm.positions, gemm.rows, gemm.depth, one, gemm.x, types.operand, gemm.x_stride,
+        gemm.x_batch_stride, gemm.weight, types.operand, gemm.weight_stride, gemm.weight_batch_stride, zero, gemm.columns,
+        types.column, gemm.columns_stride, gemm.columns_batch_stride, gemm.batch, types.compute, CUBLAS_GEMM_DEFAULT);
+  }
   if (status != CUBLAS_STATUS_SUCCESS) {
-    return Status::failure(std::string("cublasGemmStridedBatchedEx: ") + cublasGetStatusString(status));
+    return Status::failure(std::string("cuBLAS: ") + cublasGetStatusString(status));
   }
   return {};
 }

@@ -139,7 +139,7 @@ TEST(WindowGeometry, ServesOuterAxes) {
     return ImplicitGeometry{};
   };
   // Nine taps are three of the row, of each of three rows; rows of 1026 outputs begin anywhere.
-  ImplicitGeometry g = geometry(make_problem(8, 64, 64, {{1024, 3, 1}, {1024, 3, 1}}), "neighbours_taps3_step1_sets1x0_256x64x8");
+  ImplicitGeometry g = geometry(make_problem(8, 64, 64, {{1024, 3, 1}, {1024, 3, 1}}), "neighbours_taps3_step1_sets1x0_384x64x8");
   EXPECT_TRUE(g.planes && g.any_place && !g.flat);
   EXPECT_EQ(g.chunks, 3 * 64 / 8);
   EXPECT_EQ(g.row_tiles, 8 * 1026 * g.sample_tiles.divisor());
