@@ -192,6 +192,7 @@ struct ImplicitGeometry {
 
   // Depth: chunks of `words` channel words times `chunk_taps` taps.
   int chunk_taps, tap_blocks, channel_blocks, chunks;
+  // Outer axes.
   FastDiv<std::int32_t> flat_row, flat_rows;  ///< flat: positions of the last axis, and of the one before it
   FastDiv<std::int32_t> channel_blocks_divisor;  ///< planes: chunks count the taps of outer axes, and channel blocks for each
 

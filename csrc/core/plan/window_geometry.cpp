@@ -40,8 +40,10 @@ bool set_planes(const Problem& problem, ImplicitGeometry* g) {
   return g->plane / g->output <= std::numeric_limits<std::int32_t>::max();  // rows of y
 }
 
-/// Rows of x for each sample and residue of outer axes, and how many of the latter there are.
+/// Rows of x for each sample and residue of outer axes.
 std::int64_t rows_of_sample(const ImplicitGeometry& g) { return std::int64_t{g.outer[0].outputs_of_residue.divisor()} * g.outer[1].outputs_of_residue.divisor(); }
+/// Taps of all outer axes together, at most.
+std::int64_t outer_taps(const ImplicitGeometry& g) { return std::int64_t{g.outer[0].taps.divisor()} * g.outer[1].taps.divisor(); }
 std::int64_t outer_residues(const ImplicitGeometry& g) { return std::int64_t{g.outer[0].stride.divisor()} * g.outer[1].stride.divisor(); }
 
 /// Whether the positions of all axes can be one row: where no input has an output with another, each of an axis' outputs is of one input.
@@ -76,11 +78,11 @@ bool has_form(const Window& window, const ImplicitGeometry& g) {
 
 /// Deals channels to sets, so that all that is stored begins at a multiple of `together` outputs, or of as many as sets are apart; false if that cannot be.
 bool set_classes(const Window& window, int together, ImplicitGeometry* g) {
-  const bool by_channel = window.form != Form::halves, gaps = window.form == Form::gaps;
+  const bool gaps = window.form == Form::gaps;
   const int sets = window.channel_sets();
   const int apart = sets > 1 ? window.set_step * g->stride : 0;   // outputs from one set to the next
-  const int unit = by_channel ? std::max(together, sets * apart) : together;  // a store begins at a multiple of it
-  if (g->planes && g->output % unit != 0 && !g->flat) return false;  // a channel's rows would differ
+  const int unit = std::max(together, sets * apart);              // a store begins at a multiple of it
+  if (g->planes && g->output % unit != 0) return false;  // a channel's rows would differ
   const std::int64_t row = g->plane % unit;  // from one channel to the next
   if (row * (g->out_channels % unit) % unit != 0) return false;  // or groups and samples would differ
   const int of_set = gaps && row % 2 != 0 ? 2 : 1;
@@ -111,8 +113,8 @@ std::int64_t first_of_thirds(std::int64_t latest, int lag, int vector, std::int6
   return floor_div(latest + lag - rest, kSector) * kSector + rest - lag;
 }
 
-void set_any_place(ImplicitGeometry* g) {
-  g->any_place = !g->flat;
+/// Where no alignment is asked for, all channels are alike.
+void set_one_class(ImplicitGeometry* g) {
   g->classes = 1, g->class_channel[0] = 0;
   g->late[0] = g->late[1] = false;
 }
@@ -157,7 +159,7 @@ bool set_memory(int element, bool split, bool runs, const ImplicitTile& tile, co
   g->chunk_taps = g->taps, g->tap_blocks = 1;
   g->channel_blocks = int(ceil_div(g->in_channels, channels));
   g->channel_blocks_divisor = FastDiv<std::int32_t>(g->channel_blocks);
-  const std::int64_t chunks = std::int64_t{g->outer[0].taps.divisor()} * g->outer[1].taps.divisor() * g->channel_blocks;
+  const std::int64_t chunks = outer_taps(*g) * g->channel_blocks;
   if (chunks > shared_limit(traits.compute_capability)) return false;
   g->chunks = int(chunks);
   g->slots = tile.window.box(tile.warpgroup_rows(), 16 / element);
@@ -208,13 +210,14 @@ bool make_window_geometry(const Problem& problem, Precision precision, const Imp
   g.same[0] = g.same[1] = element == 2 ? 0x5410 : 0;  // a selection of bytes, or what is added
   g.sets = window.sets, g.shift = window.form == Form::halves ? 1 : 0;
   g.teams = tile.warpgroups();
-  g.in_turn = g.teams > 1 && std::int64_t{g.in_channels} * g.taps * g.outer[0].taps.divisor() * g.outer[1].taps.divisor() >= kInTurnDepth;
+  g.in_turn = g.teams > 1 && outer_taps(g) * g.in_channels * g.taps >= kInTurnDepth;
   if (g.input % vector != 0 || !has_form(window, g)) return false;
   const int rows = tile.warpgroup_rows();
   if (!set_rows(element, tile, rows, &g)) return false;
   const bool at_sectors = set_classes(window, kSectorBytes / element, &g), at_vectors = at_sectors || set_classes(window, std::max(kTogether, vector), &g);
   if (g.flat || (!at_vectors && tile.serves_any_rows(split))) {
-    set_any_place(&g);
+    set_one_class(&g);
+    g.any_place = !g.flat;  // pairs of a flat row find their places themselves
   } else if (!at_vectors && !set_classes(window, kTogether, &g)) {
     return false;
   }
