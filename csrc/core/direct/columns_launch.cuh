@@ -21,6 +21,7 @@ columns_kernel(const typename Kernel::T* __restrict__ input, const typename Kern
   const auto thread = static_cast<typename Kernel::Int>(threadIdx.x);
   const typename Kernel::Block block = Kernel::block_of(p, static_cast<typename Kernel::Int>(blockIdx.x));
   gpu::wait_for_kernel_before();
+  gpu::let_next_kernel_start_beside_few();
   if (!Kernel::has_outputs(block)) return;
   typename Kernel::Thread state;
   Kernel::template start<DeviceAccess>(p, block, input, weight, weights, thread, state);
@@ -40,6 +41,7 @@ frames_kernel(const __grid_constant__ FrameParams p, const typename Kernel::T* _
   const auto thread = static_cast<typename Kernel::Int>(threadIdx.x);
   const typename Kernel::Block block = Kernel::block_of(p, static_cast<typename Kernel::Int>(blockIdx.x));
   gpu::wait_for_kernel_before();
+  gpu::let_next_kernel_start_beside_few();
   typename Kernel::Thread state;
   Kernel::template ask<DeviceAccess>(p, block, input, weight, shared, thread, state);
   Kernel::template park<DeviceAccess>(shared, state);

@@ -21,6 +21,7 @@ direct_kernel(const typename Kernel::P p, const typename Kernel::T* __restrict__
               typename Kernel::T* __restrict__ output) {
   using Int = typename Kernel::Int;
   gpu::wait_for_kernel_before();
+  gpu::let_next_kernel_start_beside_few();
   const Int thread = Int(blockIdx.x) * Int(blockDim.x) + Int(threadIdx.x);
   Kernel::template run<DeviceAccess>(p, input, weight, bias, output, thread);
 }

@@ -69,8 +69,12 @@ struct Window {
   /// How much further the last set's outputs are than the first one's, in positions.
   constexpr int ahead() const { return (channel_sets() - 1) * set_step; }
   constexpr int reach() const { return (sets - 1) * set_step; }
-  /// What a thread reads of x is whole vectors, but where they begin a stride of 3 may have no store begin: its positions are so many before one.
-  constexpr int lag() const { return form == Form::thirds ? set_step : 0; }
+  /// A thread's positions are so many before a whole vector of x, since what it reads is whole vectors: at stride 1, what its taps reach begins with one then (sets bring
+  /// its outputs to where stores begin); a stride of 3 may have no store begin where vectors do.
+  constexpr int lag() const {
+    if (form == Form::neighbours && sets > 1) return (positions() - (taps - 1) * step % positions()) % positions();
+    return form == Form::thirds ? set_step : 0;
+  }
   /// Positions of x before a tile's first that come with it: whole 16 bytes, `vector` elements.
   constexpr int before(int vector) const { return ((taps - 1) * step + lag() + vector - 1) / vector * vector; }
   /// Positions of x that come for `rows` positions. What lanes read at a time of neighbouring channels is then in different banks.

@@ -113,6 +113,15 @@ std::int64_t first_of_thirds(std::int64_t latest, int lag, int vector, std::int6
   return floor_div(latest + lag - rest, kSector) * kSector + rest - lag;
 }
 
+/// The first position of a row: at most `latest`.
+std::int64_t first_of_row(const Window& window, std::int64_t latest, int element, std::int64_t padding) {
+  const int sector = kSectorBytes / element, vector = 16 / element;
+  if (window.form == Form::thirds) return first_of_thirds(latest, window.lag(), vector, padding);
+  // Where sets bring outputs to sectors, what is read of x begins at one; else outputs do, but for what padding is further.
+  const int before = window.form == Form::neighbours && window.sets > 1 ? window.before(vector) - window.lag() : 0;
+  return floor_div(latest - before, sector) * sector + before;
+}
+
 /// Where no alignment is asked for, all channels are alike.
 void set_one_class(ImplicitGeometry* g) {
   g->classes = 1, g->class_channel[0] = 0;
@@ -124,8 +133,7 @@ bool set_rows(int element, const ImplicitTile& tile, int tile_rows, ImplicitGeom
   const bool gaps = tile.window.form == Form::gaps;
   // A set that is further begins with positions before the first; and with gaps an output before a position's own is stored with it.
   const std::int64_t latest = floor_div(g->padding, g->stride) - tile.window.ahead() - gaps;
-  const int sector = kSectorBytes / element;  // a tile begins at one of x and of y, but for what padding and sets are further
-  g->first_position = tile.window.form == Form::thirds ? first_of_thirds(latest, tile.window.lag(), 16 / element, g->padding) : floor_div(latest, sector) * sector;
+  g->first_position = first_of_row(tile.window, latest, element, g->padding);
   g->first_output = g->first_position * g->stride - g->padding + g->shift;
   const std::int64_t positions = floor_div(g->output - 1 - g->first_output, g->stride) + 1 + gaps;
   g->tile_rows = tile_rows;

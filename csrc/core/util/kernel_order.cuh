@@ -15,11 +15,19 @@ __device__ __forceinline__ void wait_for_kernel_before() {
 #endif
 }
 
-/// Lets a kernel behind this one start now, which waits by itself for this one to be done; else it starts when this one's blocks end.
+/// Lets a kernel behind this one, if it is one that launch_early starts, start as soon as a thread of each block of this one is here, and wait by itself for this one
+/// to be done; else it starts when this one's blocks end. It must be able to have all of its blocks where there is room by then: those that start early fill
+/// the multiprocessors that are free first.
 __device__ __forceinline__ void let_next_kernel_start() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
+}
+
+/// The same for a kernel without shared memory to speak of, of one block axis, if so few threads are at work that the next one's have room beside them everywhere.
+__device__ __forceinline__ void let_next_kernel_start_beside_few() {
+  constexpr unsigned kFew = 1u << 16;  // a quarter of what an H100 has room for
+  if (gridDim.x * blockDim.x <= kFew) let_next_kernel_start();
 }
 
 }  // namespace gpu
