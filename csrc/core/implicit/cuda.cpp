@@ -47,16 +47,16 @@ constexpr Status (*kRunTransposed[])(const TransposedParams&, void* packed, cuda
 static_assert(sizeof(kRunTransposed) / sizeof(kRunTransposed[0]) == kTransposedInstances, "one function for each row");
 }  // namespace
 
-#define CONVT_WINDOW_SYMBOL(kind, rows, columns, words, form, taps, step, sets, set_step) \
-  implicit_gemm_windows_##kind##_##rows##x##columns##x##words##_##form##_##taps##_##step##_##sets##_##set_step
-#define CONVT_WINDOW_GEMM(kind, rows, columns, words, row_blocks, form, taps, step, sets, set_step) \
-  Status CONVT_WINDOW_SYMBOL(kind, rows, columns, words, form, taps, step, sets, set_step)(const Params&, void* workspace, cudaStream_t);
+#define CONVT_WINDOW_SYMBOL(kind, rows, columns, words, form, taps, step, sets, set_step, lines) \
+  implicit_gemm_windows_##kind##_##rows##x##columns##x##words##_##form##_##taps##_##step##_##sets##_##set_step##_##lines
+#define CONVT_WINDOW_GEMM(kind, rows, columns, words, row_blocks, form, taps, step, sets, set_step, lines) \
+  Status CONVT_WINDOW_SYMBOL(kind, rows, columns, words, form, taps, step, sets, set_step, lines)(const Params&, void* workspace, cudaStream_t);
 #include "implicit/window_instances.def"
 #undef CONVT_WINDOW_GEMM
 
 namespace {
-#define CONVT_WINDOW_GEMM(kind, rows, columns, words, row_blocks, form, taps, step, sets, set_step) \
-  &CONVT_WINDOW_SYMBOL(kind, rows, columns, words, form, taps, step, sets, set_step),
+#define CONVT_WINDOW_GEMM(kind, rows, columns, words, row_blocks, form, taps, step, sets, set_step, lines) \
+  &CONVT_WINDOW_SYMBOL(kind, rows, columns, words, form, taps, step, sets, set_step, lines),
 constexpr Status (*kRunWindows[])(const Params&, void* workspace, cudaStream_t) = {
 #include "implicit/window_instances.def"
 };

@@ -41,9 +41,9 @@ struct NoWindow {
   static constexpr Window kWindow{};
 };
 /// A Window as a template argument.
-template <Form kForm, int kTaps, int kStep, int kSets, int kSetStep>
+template <Form kForm, int kTaps, int kStep, int kSets, int kSetStep, int kLines = 1>
 struct WindowOf {
-  static constexpr Window kWindow{kForm, kTaps, kStep, kSets, kSetStep};
+  static constexpr Window kWindow{kForm, kTaps, kStep, kSets, kSetStep, kLines};
 };
 
 template <Family kFamily_, Kind kKind_, Layout kLayout_, int kRows_, int kColumns_, int kWords_, int kRowBlocks_, int kLoaders_, class Window_ = NoWindow>
@@ -77,6 +77,7 @@ struct Config {
   static constexpr int kParts = kSplit ? 2 : 1;              // high and low, one after the other, in operands of eight words
   static_assert(kHasWindow || kWarpgroups * (2 * kMostStages + 1) * int(sizeof(std::uint64_t)) <= kBarrierBytes);
   static_assert(kColumns_ % (kHasWindow ? 8 : kColumnBlock) == 0 && kWords_ % 8 == 0 && kRows_ % (64 * kRowBlocks_) == 0);
+  static_assert(kWindow.lines == 1 || (kServesAnyRows && !kSplit && kWindow.lines == 2));
   static_assert(kWindow.form != Form::thirds || kColumns_ % (24 * kWindow.sets) == 0);
 };
 
@@ -88,6 +89,10 @@ using WindowConfig = Config<Family::sm90, kKind, Layout::channels_first, kRows, 
 /// gpu::warp_multiply has them.
 template <class C>
 using Sums = float[C::kRowBlocks][C::kSums];
+
+/// Of all lines of a tile, see Window::lines.
+template <class C>
+using LineSums = Sums<C>[C::kWindow.lines];
 
 /// The row, within its warpgroup, that a thread holds in half `half` (0, 1) of a block of 64 rows: see gpu::warp_multiply.
 __device__ __forceinline__ int row_of_thread(int row_block, int half, int thread) {

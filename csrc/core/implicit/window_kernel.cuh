@@ -54,6 +54,7 @@ inline constexpr int kNoTile = -1;
 /// Fills a team's ring for all its tiles; by one lane.
 template <class C>
 __device__ __forceinline__ void produce_windows(const WindowParams& params, const Shared& shared) {
+  using Inputs = PlaneInputs<C::kWindow.lines>;
   const ImplicitGeometry& g = params.p.g;
   WindowTiles tiles(params, shared.team);
   RingPosition ring;
@@ -61,17 +62,17 @@ __device__ __forceinline__ void produce_windows(const WindowParams& params, cons
     const Tile tile = tile_of(g, tiles.number());
     const int row = g.sample_tiles.quotient(tile.row);
     int sample_and_group = row * g.groups + tile.group;
-    PlaneInputs inputs;
+    Inputs inputs;
     if (has_planes<C>(g)) {
       const PlaneTaps taps(g, tile.group);
-      const Plane plane(g, taps, row);
+      const Plane plane(g, taps, row, C::kWindow.lines);
       sample_and_group = plane.sample * g.groups + taps.group;
-      inputs = PlaneInputs(plane);
+      inputs = Inputs(plane);
     }
     const int position = static_cast<int>(g.first_position) + C::kWindow.lag() + (tile.row - row * g.sample_tiles.divisor()) * g.tile_rows - C::kWindow.before(C::kVector);
     if (first) gpu::wait_for_kernel_before();  // where the first box is has been worked out meanwhile
     const int next = tiles.next();
-    for (int c = 0; c < g.chunks; ++c) {
+    for (int c = 0; c < Inputs::chunks(g); ++c) {
       gpu::barrier_wait(shared.empty(ring.stage), ring.parity ^ 1);
       if (c == 0) *tile_in_stage<C>(shared, ring.stage) = tiles.number();
       gpu::barrier_arrive_expect(shared.full(ring.stage), static_cast<unsigned>(g.x_bytes));
@@ -145,11 +146,15 @@ __device__ __forceinline__ void implicit_gemm_windows(const WindowParams& params
     gpu::barrier_wait(shared.full(ring.stage), ring.parity);
     const int number = uniform(*tile_in_stage<C>(shared, ring.stage));
     if (number != kNoTile) {
-      Sums<C> sums;
+      LineSums<C> sums;
       WindowMultiply<C>{g, shared, ring, thread}.run(sums);
       if (g.in_turn && first) gpu::barrier_arrive(shared.multiplied(shared.team));
       const Tile tile = tile_of(g, number);
-      WindowStore<C>{p, tile, TileRows::of<C>(g, tile), biases, runs, warpgroup, thread, {}}.run(sums);
+      WindowStore<C>{p, tile, TileRows::of<C>(g, tile, 0), biases, runs, warpgroup, thread, 0, {}}.run(sums[0]);
+      if constexpr (C::kWindow.lines == 2) {
+        unsigned char* const further_runs = runs == nullptr ? nullptr : runs + WindowStore<C>::kRunsBytes;
+        WindowStore<C>{p, tile, TileRows::of<C>(g, tile, 1), biases, further_runs, warpgroup, thread, 1, {}}.run(sums[1]);
+      }
     } else {
       if (g.in_turn && first) gpu::barrier_arrive(shared.multiplied(shared.team));  // a team without tiles
       WindowStore<C>::finish();

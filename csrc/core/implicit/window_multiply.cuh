@@ -1,6 +1,7 @@
 #pragma once
 // sm_90a: a warpgroup multiplies windows of x (see Window) with weights that stay in shared memory.
 #include "implicit/operands.cuh"
+#include "implicit/window_planes.cuh"
 
 namespace convt_gemm::implicit {
 
@@ -181,9 +182,20 @@ struct WindowMultiply {
   int thread;  ///< within the warpgroup
 
   /// Multiplies one tile.
-  __device__ __forceinline__ void run(Sums<C>& sums) {
+  __device__ __forceinline__ void run(LineSums<C>& sums) {
+    if constexpr (kWindow.lines == 1) {
+      run_line(sums[0]);
+    } else {
+      run_lines(sums);
+    }
+  }
+
+ private:
+  __device__ __forceinline__ int first_place() const { return thread % 4 * C::kWordElements * Places::kSlots + kWindow.before(C::kVector) + window_position<C>(0, thread); }
+
+  __device__ __forceinline__ void run_line(Sums<C>& sums) {
     using Element = typename C::Element;
-    const int place = thread % 4 * C::kWordElements * Places::kSlots + kWindow.before(C::kVector) + window_position<C>(0, thread);
+    const int place = first_place();
     const std::uint32_t same[2] = {g.same[0], g.same[1]};
     Sums<C> part;  // kSplit: of a step
     int c = 0;
@@ -241,10 +253,68 @@ struct WindowMultiply {
     }
   }
 
- private:
+  /// Chunks of x come for one input of the lines' axis after the other (PlaneInputs): of input i, the last line takes tap i, and the one before it tap i - 1. Products
+  /// are done before others follow that are of another choice of lines, or ptxas serialises all of them (C7514).
+  __device__ __forceinline__ void run_lines(LineSums<C>& sums) {
+#pragma unroll
+    for (auto& line : sums) {
+#pragma unroll
+      for (auto& block : line) {
+#pragma unroll
+        for (float& sum : block) sum = 0;
+      }
+    }
+    const int blocks = g.channel_blocks, shared_inputs = g.outer[kLineAxis].taps.divisor() - 1;
+    int weights = 0;  // the last line's chunk
+    for (int tap = 0; tap < g.outer[0].taps.divisor(); ++tap) {
+      multiply_lines<true, false>(weights, blocks, sums);
+      multiply_lines<true, true>(weights + blocks, shared_inputs * blocks, sums);
+      weights += (1 + shared_inputs) * blocks;
+      multiply_lines<false, true>(weights, blocks, sums);
+    }
+  }
+
+  /// Chunks of x one after the other, for one line or both; `weights` is what the last line would take of the first chunk's.
+  template <bool kLast, bool kBefore>
+  __device__ __forceinline__ void multiply_lines(int weights, int chunks, LineSums<C>& sums) {
+    static_assert(kWindow.lines == 2);
+    constexpr int kTurns = kInTurn && C::kSteps % 2 == 0 ? 2 : 1;
+    using Element = typename C::Element;
+    const int place = first_place();
+    const std::uint32_t same[2] = {g.same[0], g.same[1]};
+    const unsigned line_before = static_cast<unsigned>(g.channel_blocks * (g.weight_bytes / 16));  // quads
+    Operands turns[kTurns];
+    for (int c = 0; c < chunks; ++c) {
+      gpu::barrier_wait(shared.full(ring.stage), ring.parity);
+      const Element* const x = reinterpret_cast<const Element*>(shared.x(ring.stage)) + place;
+      const std::uint64_t weight = gpu::matrix_descriptor(shared.weight(weights + c), kWeightPlane, kCoreBytes);
+#pragma unroll
+      for (int s = 0; s < C::kSteps; ++s) {
+        Operands& operands = turns[s % kTurns];
+        WindowWords<C> words;
+        words.read(x + s * 8 * C::kWordElements * Places::kSlots);
+        gpu::warpgroup_wait<kTurns - 1>();  // the operands' last products are done
+        operands.make(words, same);
+        gpu::warpgroup_fence();
+        const std::uint64_t of_step = further(weight, s * kStepWeights);
+        if constexpr (kLast) start(operands.high, of_step, true, sums[1]);
+        if constexpr (kBefore) start(operands.high, further(of_step, 0u - line_before), true, sums[0]);
+        gpu::warpgroup_commit();
+      }
+      gpu::barrier_arrive(shared.empty(ring.stage));  // its words have been read
+      ring.advance(g.stages);
+    }
+    gpu::warpgroup_wait<0>();
+#pragma unroll
+    for (auto& line : sums) {
+#pragma unroll
+      for (auto& block : line) gpu::warpgroup_settle(block);
+    }
+  }
+
   static constexpr unsigned kStepWeights = 2 * (kWeightPlane / 16);  // eight words of depth of one tap
   /// Operands are the tensor cores' until their products are done: there are two, filled in turn, where registers suffice.
-  static constexpr bool kInTurn = !C::kSplit && C::kRowBlocks * C::kSums + 2 * Places::operand_words() <= WindowRegisters<C>::kMultiplying - 64;
+  static constexpr bool kInTurn = !C::kSplit && kWindow.lines * C::kRowBlocks * C::kSums + 2 * Places::operand_words() <= WindowRegisters<C>::kMultiplying - 64;
 
   /// The tensor cores cut off what exceeds a sum's last place, which over a long depth is more than float32's own error. So each step is summed up by itself
   /// and added here.

@@ -31,6 +31,7 @@ struct WindowStore {
   /// A run is a tile's outputs of one out channel, side by side in shared memory.
   static constexpr int kRuns = C::kColumns / kWindow.channel_columns();
   static constexpr int kRunBytes = kWindow.run_bytes(kRows, int(sizeof(Element))), kRunPitch = kWindow.run_pitch(kRows, int(sizeof(Element)));
+  static constexpr int kRunsBytes = kRuns * kRunPitch;  ///< of a line
 
   /// Not where products are what limits a kernel without registers to spare, nor where half a warp's lanes would store few runs (each measured).
   static constexpr bool kThreadsStoreRuns = !C::kSplit && (kRunBytes >= 512 || kRuns >= 128);
@@ -39,8 +40,9 @@ struct WindowStore {
   const Tile& tile;
   const TileRows rows;
   const float* biases;  ///< of the tile's columns, in shared memory
-  unsigned char* runs;  ///< the team's, in shared memory; null if threads store their own sums
+  unsigned char* runs;  ///< the team's of the line, in shared memory; null if threads store their own sums
   int team, thread;     ///< the warpgroup, and within it
+  int line;             ///< of the tile
   Activation activation;
 
   /// Stores a tile's sums.
@@ -83,8 +85,11 @@ struct WindowStore {
 
   /// Puts the runs together and has them stored, while the team goes on.
   __device__ __forceinline__ void store_runs(const Sums<C>& sums) const {
-    if (gpu::elect()) gpu::bulk_store_wait<0>();  // the last tile's have been read
-    gpu::named_barrier(1 + team, kWarpgroup);
+    // The last tile's have been read: of a further line, when the tile's first one waited for that. (Lines of a tile are stored alike.)
+    if (line == 0) {
+      if (gpu::elect()) gpu::bulk_store_wait<0>();
+      gpu::named_barrier(1 + team, kWarpgroup);
+    }
     const bool any_place = C::kServesAnyRows && p.g.any_place;
     if (any_place) {
       if constexpr (C::kServesAnyRows) put_runs<true>(sums);

@@ -60,6 +60,7 @@ struct Window {
   int taps = 0, step = 0;  ///< ImplicitGeometry::taps, input_step
   int sets = 1;            ///< of columns, each of which reads x `set_step` positions further than the one before. Rows of y begin at
   int set_step = 0;        ///< different places of a sector: a channel is in the set whose stores begin where a sector does. Form::thirds: see lag.
+  int lines = 1;           ///< of y that a tile has: of neighbouring outputs of the axis before the last, whose stride is 1. Most of x that one of them reads, the other does too.
   constexpr int positions() const { return form == Form::neighbours || form == Form::thirds ? 4 : 2; }
   constexpr int outputs() const { return form == Form::neighbours ? 1 : form == Form::thirds ? 3 : 2; }  ///< of a position
   /// Columns of the product for an out channel.
@@ -121,14 +122,16 @@ enum class Store : std::int8_t {
 
 /// Axes before the last one.
 inline constexpr int kOuterAxes = 2;
+/// The one of Window::lines.
+inline constexpr int kLineAxis = kOuterAxes - 1;
 
-/// An axis before the last one. A tile has one output o of it. Of the formula above, with gcd 1, q = o + padding has r = q inverse mod stride and
+/// An axis before the last one. A tile has one output o of it (or lines). Of the formula above, with gcd 1, q = o + padding has r = q inverse mod stride and
 /// u = (q - r dilation) / stride: so residues are numbered by o mod stride, and each has outputs one stride apart, whose u are neighbours. A block has one
 /// residue, that is the same taps for all its tiles; the taps of outer axes are more depth: the same channels, of another row of x.
 struct OuterAxis {
   int input, output, kernel, dilation, padding;
   FastDiv<std::int32_t> stride;
-  FastDiv<std::int32_t> outputs_of_residue;  ///< at most
+  FastDiv<std::int32_t> tiles_of_residue;  ///< outputs, or lines of them, at most
   int inverse;                 ///< of dilation modulo stride
   FastDiv<std::int32_t> taps;  ///< of any output, at most; those that there are not have weights of zero
 };
@@ -144,6 +147,7 @@ struct ImplicitGeometry {
   std::int64_t plane;  ///< outputs of a channel
   bool planes;         ///< there is an outer axis; only kernels of windows serve those
   bool flat;           ///< no position of any axis shares an output with another: those of all axes are one row, whose outputs are rows of y again when they are stored
+  FastDiv<std::int32_t> flat_row, flat_rows;  ///< flat: positions of the last axis, and of the one before it
   OuterAxis outer[kOuterAxes];
 
   // Residue form.
@@ -197,7 +201,6 @@ struct ImplicitGeometry {
   // Depth: chunks of `words` channel words times `chunk_taps` taps.
   int chunk_taps, tap_blocks, channel_blocks, chunks;
   // Outer axes.
-  FastDiv<std::int32_t> flat_row, flat_rows;  ///< flat: positions of the last axis, and of the one before it
   FastDiv<std::int32_t> channel_blocks_divisor;  ///< planes: chunks count the taps of outer axes, and channel blocks for each
 
   // Shared memory, bytes unless said otherwise. A stage of x has, for each four words of depth, `slots` slots of 16 bytes, one for

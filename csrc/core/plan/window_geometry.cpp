@@ -19,8 +19,8 @@ constexpr int kManyTiles = 12;
 /// Two stages do not keep up with the products.
 constexpr int kLeastStages = 3;
 
-/// false if outputs of an outer axis are not those of residues, or sizes are more than the kernel counts.
-bool set_planes(const Problem& problem, ImplicitGeometry* g) {
+/// false if outputs of an outer axis are not those of residues, or sizes are more than the kernel counts, or tiles want lines where there are none.
+bool set_planes(const Problem& problem, int lines, ImplicitGeometry* g) {
   constexpr std::int64_t kMost = std::int64_t{1} << 30, kMostStride = 1 << 15;  // products of two below the stride are counted
   g->planes = !one_axis(problem);
   std::int64_t weights = g->kernel;
@@ -32,16 +32,18 @@ bool set_planes(const Problem& problem, ImplicitGeometry* g) {
       if (extent > kMost) return false;
     }
     g->outer[a] = {int(axis.input), int(axis.output()), int(axis.kernel), int(axis.dilation), int(axis.padding), FastDiv<std::int32_t>(axis.stride),
-                   FastDiv<std::int32_t>(ceil_div(axis.output(), axis.stride)), int(residues.inverse), FastDiv<std::int32_t>(residues.most_taps)};
+                   FastDiv<std::int32_t>(ceil_div(axis.output(), axis.stride * (a == kLineAxis ? lines : 1))), int(residues.inverse), FastDiv<std::int32_t>(residues.most_taps)};
     g->plane *= axis.output(), weights *= axis.kernel;
     if (weights * g->out_channels > kMost) return false;
   }
+  const Axis& axis = problem.axes[kLineAxis];
+  if (lines > 1 && (axis.stride != 1 || axis.dilation != 1 || axis.kernel == 1)) return false;
   g->weights = int(weights);
   return g->plane / g->output <= std::numeric_limits<std::int32_t>::max();  // rows of y
 }
 
 /// Rows of x for each sample and residue of outer axes.
-std::int64_t rows_of_sample(const ImplicitGeometry& g) { return std::int64_t{g.outer[0].outputs_of_residue.divisor()} * g.outer[1].outputs_of_residue.divisor(); }
+std::int64_t rows_of_sample(const ImplicitGeometry& g) { return std::int64_t{g.outer[0].tiles_of_residue.divisor()} * g.outer[1].tiles_of_residue.divisor(); }
 /// Taps of all outer axes together, at most.
 std::int64_t outer_taps(const ImplicitGeometry& g) { return std::int64_t{g.outer[0].taps.divisor()} * g.outer[1].taps.divisor(); }
 std::int64_t outer_residues(const ImplicitGeometry& g) { return std::int64_t{g.outer[0].stride.divisor()} * g.outer[1].stride.divisor(); }
@@ -59,7 +61,7 @@ void set_flat(const Problem& problem, ImplicitGeometry* g) {
   g->flat = true;
   g->flat_row = FastDiv<std::int32_t>(problem.axes[2].input), g->flat_rows = FastDiv<std::int32_t>(problem.axes[1].input);
   g->input = problem.input_positions(), g->output = g->input * g->stride;
-  for (OuterAxis& axis : g->outer) axis.outputs_of_residue = FastDiv<std::int32_t>(1);
+  for (OuterAxis& axis : g->outer) axis.tiles_of_residue = FastDiv<std::int32_t>(1);
 }
 
 /// Whether the problem's outputs are those of the form.
@@ -177,7 +179,7 @@ bool set_memory(int element, bool split, bool runs, const ImplicitTile& tile, co
   const std::int64_t fixed = kBarrierBytes + g->staging_bytes + chunk * g->chunks;
   const std::int64_t free = shared_limit(traits.compute_capability) - fixed;
   const auto stages_beside = [&](int team_bytes) { return (free / g->teams - team_bytes) / g->x_bytes; };
-  const int run_bytes = tile.columns / tile.window.channel_columns() * tile.window.run_pitch(tile.warpgroup_rows(), element);
+  const int run_bytes = tile.window.lines * (tile.columns / tile.window.channel_columns()) * tile.window.run_pitch(tile.warpgroup_rows(), element);
   g->team_runs_bytes = runs && stages_beside(run_bytes) >= kLeastStages ? run_bytes : 0;
   const std::int64_t stages = stages_beside(g->team_runs_bytes);
   if (stages < kLeastStages) return false;
@@ -212,7 +214,7 @@ bool make_window_geometry(const Problem& problem, Precision precision, const Imp
   const bool split = problem.dtype == DType::float32 && precision == Precision::tf32x3;
   ImplicitGeometry g{};
   set_problem(problem, &g);
-  if (!set_planes(problem, &g) || (g.planes && !tile.serves_any_rows(split))) return false;
+  if (!set_planes(problem, window.lines, &g) || (g.planes && !tile.serves_any_rows(split))) return false;
   if (g.planes && window.form == Form::pairs && is_flat(problem)) set_flat(problem, &g);
   g.resident = true;
   g.same[0] = g.same[1] = element == 2 ? 0x5410 : 0;  // a selection of bytes, or what is added

@@ -30,7 +30,10 @@ void predict(const Problem& problem, const ImplicitInstance& instance, const Imp
   const ImplicitTile& tile = instance.tile;
   const double products = double(g.taps) * g.sets * tile.row_blocks * std::max(kLeastProduct, tile.columns / g.sets / 2) *
                           (instance.precision == Precision::tf32x3 ? 3 : 1);  // cycles of a step
-  const double cycles = double(g.chunks) * (tile.words / 8) * (kStep + kProduct * g.teams * products) + (g.any_place ? kAnyPlace : 0);
+  // Of a tile: chunks of x, which lines share, and of weights for each line.
+  const int lines = tile.window.lines, taps = g.outer[kLineAxis].taps.divisor();
+  const double chunks = double(g.chunks) / taps * (taps + lines - 1), products_of_tile = double(g.chunks) * lines * products;
+  const double cycles = (tile.words / 8) * (kStep * chunks + kProduct * g.teams * products_of_tile) + (g.any_place ? kAnyPlace * lines : 0);
   const double waves = double(ceil_div(g.tiles, std::int64_t{g.blocks} * g.teams));
   const double work = waves * cycles / kClock, memory = kMemorySlack * plan->bytes / kCopyBandwidth;
   plan->predicted_seconds = kLaunch + std::pow(std::pow(work, kOverlap) + std::pow(memory, kOverlap), 1 / kOverlap);

@@ -39,9 +39,9 @@ const std::vector<WindowKernel>& kernels() {
   static const std::vector<WindowKernel> all = [] {
     std::vector<WindowKernel> list;
     const ImplicitInstance* instance = window_instances();
-#define CONVT_WINDOW_GEMM(kind, rows, columns, words, row_blocks, form, taps, step, sets, set_step)                                               \
-  list.push_back(window_kernel<Kind::kind, rows, columns, words, row_blocks, implicit::WindowOf<Form::form, taps, step, sets, set_step>>(       \
-      #kind "_" #rows "x" #columns "x" #words "_" #form "_taps" #taps "_step" #step "_sets" #sets "x" #set_step, *instance++));
+#define CONVT_WINDOW_GEMM(kind, rows, columns, words, row_blocks, form, taps, step, sets, set_step, lines)                                               \
+  list.push_back(window_kernel<Kind::kind, rows, columns, words, row_blocks, implicit::WindowOf<Form::form, taps, step, sets, set_step, lines>>(       \
+      #kind "_" #rows "x" #columns "x" #words "_" #form "_taps" #taps "_step" #step "_sets" #sets "x" #set_step "_lines" #lines, *instance++));
 #include "implicit/window_instances.def"
 #undef CONVT_WINDOW_GEMM
     return list;
@@ -101,7 +101,11 @@ bool expect_exact(const Problem& base, const WindowKernel& kernel, int multiproc
   return true;
 }
 
-/// A problem of the kernel's form: `channels` out channels are as many as its sets want.
+/// The axis that the kernel's form is about.
+Axis& last_axis(Problem& problem) { return problem.axes[kMaxAxes - 1]; }
+const Axis& last_axis(const Problem& problem) { return problem.axes[kMaxAxes - 1]; }
+
+/// A problem of the kernel's form: `channels` out channels are as many as its sets want. One axis; for tiles of two lines another one, of three.
 Problem problem_for(const WindowKernel& kernel, std::int64_t batch, std::int64_t in_channels, std::int64_t channels, std::int64_t input, std::int64_t groups = 1,
                     bool bias = true) {
   const Window& window = kernel.instance.tile.window;
@@ -115,7 +119,9 @@ Problem problem_for(const WindowKernel& kernel, std::int64_t batch, std::int64_t
     case Form::thirds: axis = {input, 3 * taps, 3, 2, 1}; break;
     case Form::none: break;
   }
-  return make_problem(batch, in_channels, channels, {axis}, groups, bias);
+  std::vector<Axis> axes = {axis};
+  if (window.lines > 1) axes.insert(axes.begin(), {3, 3, 1, 1});
+  return make_problem(batch, in_channels, channels, axes, groups, bias);
 }
 
 /// Its place in the list.
@@ -146,7 +152,7 @@ TEST_P(WindowKernels, BeginAnywhereInASector) {
     for (const bool other : {false, true}) {  // an output more at even strides, and a tap less
       Problem problem = problem_for(kernel, 2, 3, padding % 2 == 0 ? 8 : 16, 272, padding % 3 == 0 ? 1 : 2 - int(padding % 2));
       problem.in_channels *= problem.groups;
-      Axis& axis = problem.axis(0);
+      Axis& axis = last_axis(problem);
       axis.padding = padding;
       if (other && axis.stride == 1) continue;
       if (kernel.instance.tile.window.form == Form::thirds) {  // what gives rows of y whole fours
@@ -171,7 +177,7 @@ TEST_P(WindowKernels, StoreRunsOfEveryAlignment) {
   int of_runs = 0;
   for (std::int64_t padding = 0; padding < 4; ++padding) {
     Problem problem = problem_for(kernel, batch, 3, 16, 3 * rows + 16 + 8 * padding);
-    problem.axis(0).padding = padding;
+    last_axis(problem).padding = padding;
     ImplicitGeometry g;
     if (!geometry_of(in(problem, kernel), kernel, 1, &g) || g.team_runs_bytes == 0) continue;
     const int cut = rows - g.tile_rows;
@@ -187,7 +193,15 @@ TEST_P(WindowKernels, StoreRunsOfEveryAlignment) {
 /// Two axes and three: any outer axis whose stride and dilation have no common divisor; rows of y that all begin at a sector, and such as begin anywhere.
 TEST_P(WindowKernels, ServeOuterAxes) {
   const WindowKernel& kernel = GetParam();
-  const std::vector<std::vector<Axis>> every_outer = {
+  const std::vector<std::vector<Axis>> every_outer_of_lines = {
+      {{5, 3, 1}},           // a line without another
+      {{4, 3, 1, 1}}, {{3, 2, 1}},
+      {{3, 4, 1, 2}},        // as many as it has taps
+      {{2, 2, 2}, {3, 3, 1, 1}},
+      {{3, 3, 3, 2, 0, 2}, {4, 2, 1}},
+      {{3, 3, 1, 1}, {2, 5, 1, 2}},
+  };
+  const std::vector<std::vector<Axis>> every_outer_of_one = {
       {{5, 3, 1}},                             // all outputs have the same taps
       {{4, 4, 2, 1}},                          // two residues
       {{3, 3, 2, 1, 1}},                       // one of them with fewer taps
@@ -196,6 +210,7 @@ TEST_P(WindowKernels, ServeOuterAxes) {
       {{2, 2, 2}, {3, 2, 2}},                  // two axes
       {{3, 3, 1, 1}, {2, 5, 2, 3, 1, 3}},
   };
+  const std::vector<std::vector<Axis>>& every_outer = kernel.instance.tile.window.lines > 1 ? every_outer_of_lines : every_outer_of_one;
   // Kernels have a few of them each.
   constexpr std::size_t kProblems = 4;
   const std::size_t first = kProblems * number_of(kernel);
@@ -205,7 +220,7 @@ TEST_P(WindowKernels, ServeOuterAxes) {
     const int groups = 1 + int(i % 2), further = int(i / every_outer.size() % 2);
     Problem problem = problem_for(kernel, outer < 4 ? 2 : 1, 3 * groups, 8 * groups, (i % 3 == 0 ? 2 : 1) * kernel.instance.tile.warpgroup_rows() + 16, groups);
     std::vector<Axis> axes = every_outer[outer];
-    axes.push_back(problem.axis(0));
+    axes.push_back(last_axis(problem));
     if (axes.back().stride == 1) {
       axes.back().padding += further;
     } else {
@@ -244,15 +259,21 @@ TEST_P(WindowKernels, PassNotANumberOn) {
   ImplicitGeometry g;
   ASSERT_TRUE(geometry_of(problem, kernel, 1, &g));
   Operands operands = integer_operands(problem);
-  const Axis& axis = problem.axis(0);
-  const std::int64_t position = 217, inputs = axis.input, outputs = axis.output();
-  operands.input[std::size_t((1 * 8 + 3) * inputs + position)] = std::nan("");
+  // Of the axis before the last and of the last; the former has one element where there is one axis.
+  const Axis &line_axis = problem.axes[kMaxAxes - 2], &axis = last_axis(problem);
+  const std::int64_t line_position = line_axis.input - 1, position = 217;
+  operands.input[std::size_t(((1 * 8 + 3) * line_axis.input + line_position) * axis.input + position)] = std::nan("");
   const std::vector<double> got = decode(problem.dtype, run(kernel, problem, operands, g, {}));
+  const auto reaches = [](const Axis& of, std::int64_t input, std::int64_t output) {
+    const std::int64_t offset = output + of.padding - input * of.stride;
+    return offset >= 0 && offset % of.dilation == 0 && offset / of.dilation < of.kernel;
+  };
   for (std::int64_t row = 0; row < 2 * 16; ++row) {
-    for (std::int64_t output = 0; output < outputs; ++output) {
-      const std::int64_t offset = output + axis.padding - position * axis.stride;
-      const bool reached = row >= 16 && offset >= 0 && offset % axis.dilation == 0 && offset / axis.dilation < axis.kernel;
-      ASSERT_EQ(std::isnan(got[std::size_t(row * outputs + output)]), reached) << "row " << row << " output " << output;
+    for (std::int64_t line = 0; line < line_axis.output(); ++line) {
+      for (std::int64_t output = 0; output < axis.output(); ++output) {
+        const bool reached = row >= 16 && reaches(line_axis, line_position, line) && reaches(axis, position, output);
+        ASSERT_EQ(std::isnan(got[std::size_t((row * line_axis.output() + line) * axis.output() + output)]), reached) << "row " << row << " line " << line << " output " << output;
+      }
     }
   }
 }
