@@ -26,7 +26,7 @@ Status choose(const Problem& problem, const DeviceTraits& traits, const PlanOpti
     for (const Plan& candidate : enumerate_plans(problem, traits, options)) {
       if (candidate.algorithm == wanted.algorithm && candidate.backend == wanted.backend &&
           candidate.precision == wanted.precision && candidate.instance == wanted.instance &&
-          candidate.packed_weight == wanted.packed_weight && candidate.splits == wanted.splits) {
+          candidate.joined == wanted.joined && candidate.packed_weight == wanted.packed_weight && candidate.splits == wanted.splits) {
         *plan = candidate;
         if (tuned != nullptr) *tuned = true;
         return {};

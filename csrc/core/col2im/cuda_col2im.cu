@@ -83,8 +83,9 @@ struct Col2imParams {
   DeviceAxis<Int> axis[kMaxAxes];
   Taps<Int> last_taps[kTableResidues];  // of each residue of the last axis, if the stride is at most kTableResidues
   FastDiv<Int> by_channels;
-  Int columns_per_row;  // inputs of the box, all axes: distance between taps
+  Int columns_per_row;  // inputs of the box, all axes, or of all samples that are joined: distance between taps
   Int columns_per_channel;
+  std::int64_t columns_per_sample;
   Int rows;  // batch * channels * outputs of the box on the outer two axes
   std::int64_t batch_begin;
 };
@@ -259,7 +260,8 @@ __device__ __forceinline__ RowPlace<Int> locate(const Col2imParams<Int>& p, Int 
 
 template <class Acc, class Int>
 __device__ __forceinline__ Row<Acc, Int> make_row(const Col2imParams<Int>& p, const Acc* columns, const RowPlace<Int>& at) {
-  return {columns + std::int64_t(at.channel_row) * p.columns_per_channel, taps_at(p.axis[0], at.o0), taps_at(p.axis[1], at.o1)};
+  const Int sample = p.by_channels.quotient(at.channel_row), channel = at.channel_row - sample * p.by_channels.divisor();
+  return {columns + (sample * p.columns_per_sample + std::int64_t(channel) * p.columns_per_channel), taps_at(p.axis[0], at.o0), taps_at(p.axis[1], at.o1)};
 }
 
 /// How a grid covers the rows: a block takes blockDim.y rows and, of each, a stretch of `groups` * blockDim.x groups of V outputs.
@@ -387,8 +389,10 @@ Col2imParams<Int> make_params(const Problem& problem, const Col2imPiece& piece) 
   }
   for (int r = 0; r < kTableResidues && r < problem.axes[2].stride; ++r) p.last_taps[r] = taps_of(p.axis[2], Int(0), Int(r));
   p.by_channels = FastDiv<Int>(problem.out_channels);
-  p.columns_per_row = Int(inputs);
-  p.columns_per_channel = Int(inputs * problem.taps());
+  const std::int64_t tap = piece.joined ? inputs * piece.batch.size() : inputs, channel = tap * problem.taps();
+  p.columns_per_row = Int(tap);
+  p.columns_per_channel = Int(channel);
+  p.columns_per_sample = piece.joined ? inputs : channel * problem.out_channels;
   p.rows = Int(piece.batch.size() * problem.out_channels * piece.output[0].size() * piece.output[1].size());
   p.batch_begin = piece.batch.begin;
   return p;
@@ -397,7 +401,7 @@ Col2imParams<Int> make_params(const Problem& problem, const Col2imPiece& piece) 
 /// Whether every index that the kernel forms stays below 2^31. In double: the products may exceed any integer.
 bool fits_int32(const Problem& problem, const Col2imPiece& piece) {
   constexpr double kMax = std::numeric_limits<std::int32_t>::max() - 65536.0;  // room for the last block's overhang
-  double outputs = double(piece.batch.size()) * problem.out_channels, columns = problem.taps();
+  double outputs = double(piece.batch.size()) * problem.out_channels, columns = problem.taps() * (piece.joined ? double(piece.batch.size()) : 1.0);
   for (int a = 0; a < kMaxAxes; ++a) {
     const Axis& axis = problem.axes[a];
     const double steps = axis.stride;

@@ -13,9 +13,10 @@ struct Col2imPiece {
   Range batch;
   std::array<Range, kMaxAxes> output;
   std::array<Range, kMaxAxes> input;  ///< of each axis, what the column buffer holds; may be empty
+  bool joined = false;                ///< samples lie side by side
 };
 
-/// `columns` is [batch, out_channels, taps, inputs of the piece], float32 (float64 for float64); `tensors` are the whole ones.
+/// `columns` is [batch, out_channels, taps, inputs of the piece], or joined [out_channels, taps, batch, inputs of the piece]; float32 (float64 for float64); `tensors` are the whole ones.
 Status cuda_col2im(const Problem& problem, const Col2imPiece& piece, const void* columns, const Tensors& tensors,
                    const CudaContext& context);
 

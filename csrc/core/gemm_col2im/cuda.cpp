@@ -4,6 +4,7 @@
 
 #include "col2im/cuda_col2im.h"
 #include "gemm/cuda_gemm.h"
+#include "gemm_col2im/join_samples.h"
 #include "plan/pieces.h"
 
 namespace convt_gemm {
@@ -93,8 +94,30 @@ Status gemm_run(const Problem& problem, const Plan& plan, Range batch, std::int6
   return {};
 }
 
+/// The samples of a piece side by side, as one product for each group.
+Status gemm_joined(const Problem& problem, const Plan& plan, Range batch, const Tensors& tensors, const CudaContext& context) {
+  const std::size_t item = size_of(problem.dtype);
+  const std::int64_t positions = problem.input_positions(), sample = problem.in_channels * positions;
+  void* const x = static_cast<char*>(context.workspace) + std::int64_t(plan.workspace_bytes) - joined_bytes(problem, plan.piece.batch);
+  const Status status = join_samples(at(tensors.input, batch.begin * sample, item), batch.size(), problem.in_channels, positions, item, x, context);
+  if (!status.ok()) return status;
+  BatchedGemm gemm;
+  gemm.rows = problem.group_out_channels() * problem.taps();
+  gemm.positions = batch.size() * positions;
+  gemm.depth = problem.group_in_channels();
+  gemm.batch = problem.groups;
+  gemm.weight = tensors.weight, gemm.weight_stride = gemm.rows, gemm.weight_batch_stride = gemm.depth * gemm.rows;
+  gemm.x = x, gemm.x_layout = Layout::channels_first, gemm.x_stride = gemm.positions, gemm.x_batch_stride = gemm.depth * gemm.positions;
+  gemm.columns = context.workspace, gemm.columns_stride = gemm.positions, gemm.columns_batch_stride = gemm.rows * gemm.positions;
+  return cuda_gemm(plan, gemm, context);
+}
+
 Status run_piece(const Problem& problem, const Plan& plan, const Col2imPiece& piece, const Tensors& tensors,
                  const CudaContext& context) {
+  if (plan.joined) {
+    const Status status = gemm_joined(problem, plan, piece.batch, tensors, context);
+    return status.ok() ? cuda_col2im(problem, piece, context.workspace, tensors, context) : status;
+  }
   std::int64_t box = 1;
   for (const Range& range : piece.input) box *= range.size();
   if (box > 0) {
@@ -115,6 +138,7 @@ Status gemm_col2im_cuda(const Problem& problem, const Plan& plan, const Tensors&
   };
   const auto& axes = problem.axes;
   Col2imPiece piece;
+  piece.joined = plan.joined;
   for (std::int64_t n = 0; n < problem.batch; n += plan.piece.batch) {
     piece.batch = range(n, plan.piece.batch, problem.batch);
     for (std::int64_t o0 = 0; o0 < axes[0].output(); o0 += step[0]) {

@@ -24,8 +24,8 @@ constexpr double kCopyBandwidth = 4.28e12;   // bytes/s, read + written
 constexpr double kNativeBandwidth = 3.1e12;  // bytes/s of the native GEMM, which re-reads operands from the L2 cache
 constexpr double kCol2imBandwidth = 3.8e12;  // bytes/s over columns read and outputs written
 constexpr double kCol2imLaunch = 2.5e-6;     // seconds; a product's is in its Rates
-
-constexpr std::int64_t kWorkspaceUnit = 256;  // bytes
+constexpr double kL2Bandwidth = 5.5e12;      // bytes/s of weights, which products of few positions read from L2 again and again
+constexpr std::int64_t kTilePositions = 128;  // that a product reads them once for
 
 struct Rates {
   double flops;   ///< FLOP/s on large products
@@ -78,6 +78,35 @@ Plan column_plan(const Problem& problem, const PlanOptions& options) {
   return plan;
 }
 
+/// Whether samples can be joined and it may pay: all of x is read, and samples have few positions. (Those of one position are one product as they lie.)
+bool can_join(const Problem& problem) {
+  constexpr std::int64_t kMostPositions = 256, kMost = std::int64_t{1} << 30;
+  if (problem.layout != Layout::channels_first || problem.batch < 2 || problem.input_positions() < 2 || problem.input_positions() > kMostPositions) return false;
+  for (const Axis& axis : problem.axes) {
+    if (inputs_of(axis, {0, axis.output()}).size() != axis.input) return false;
+  }
+  return problem.input_elements() <= kMost && double(problem.taps()) * double(problem.batch * problem.input_positions()) <= double(kMost);
+}
+
+/// Bytes of a joined piece's columns and x.
+std::int64_t joined_workspace(const Problem& problem, const Piece& piece) {
+  return round_up(column_elements(problem, piece) * std::int64_t(column_size(problem.dtype)), kWorkspaceUnit) + joined_bytes(problem, piece.batch);
+}
+
+/// Makes pieces of whole samples, each piece one product; false if there is no room for a sample.
+bool join(const Problem& problem, std::int64_t limit, Plan* plan) {
+  if (!can_join(problem)) return false;
+  Piece piece;
+  piece.batch = 1;
+  for (int a = 0; a < kMaxAxes; ++a) piece.output[a] = problem.axes[a].output();
+  const std::int64_t samples = std::min(problem.batch, limit / joined_workspace(problem, piece));
+  if (samples == 0) return false;
+  piece.batch = ceil_div(problem.batch, ceil_div(problem.batch, samples));  // pieces of nearly equal size
+  plan->joined = true, plan->piece = piece;
+  plan->workspace_bytes = std::size_t(joined_workspace(problem, piece));
+  return true;
+}
+
 /// `tile`: nullptr where the back end decides by itself.
 void predict(const Problem& problem, const GemmTile* tile, Plan* plan) {
   const double item = double(size_of(problem.dtype));
@@ -96,7 +125,12 @@ void predict(const Problem& problem, const GemmTile* tile, Plan* plan) {
   const double gemm_bytes = item * problem.input_elements() + item * problem.weight_elements() + columns;
   const Rates rates = rates_of(plan->backend, problem.dtype, plan->precision);
   const double memory = gemm_bytes / rates.bandwidth, arithmetic = flops / rates.flops;
-  const double gemm = rates.overlap ? std::max(memory, arithmetic) : memory + arithmetic;
+  // Products of samples, or of all samples of a piece.
+  const std::int64_t samples = std::max<std::int64_t>(problem.batch, 1), positions = problem.input_positions();
+  const std::int64_t position_tiles = plan->joined ? ceil_div(samples * positions, kTilePositions) : samples * ceil_div(positions, kTilePositions);
+  const double weights = plan->backend == GemmBackend::cublas ? double(position_tiles) * item * problem.weight_elements() / kL2Bandwidth : 0;
+  const double join = plan->joined ? 2 * item * problem.input_elements() / kCopyBandwidth + kCol2imLaunch * double(count_pieces(problem, plan->piece)) : 0;
+  const double gemm = std::max(rates.overlap ? std::max(memory, arithmetic) : memory + arithmetic, weights) + join;
   const double col2im = (columns + item * problem.output_elements()) / kCol2imBandwidth;
   const double products = problem.groups == 1 ? 1.0 : double(std::min(problem.groups, std::max<std::int64_t>(plan->piece.batch, 1)));
   plan->predicted_seconds = gemm + col2im + double(count_pieces(problem, plan->piece)) * (products * rates.launch + kCol2imLaunch);
@@ -149,6 +183,11 @@ void append_cuda_plans(const Problem& problem, const DeviceTraits& traits, const
     plan.backend = GemmBackend::cublas;
     predict(problem, nullptr, &plan);
     plans->push_back(plan);
+    Plan joined = plan;
+    if (join(problem, options.workspace_limit, &joined)) {
+      predict(problem, nullptr, &joined);
+      plans->push_back(joined);
+    }
   }
   if (native_serves(problem, plan)) {
     plan.backend = GemmBackend::native;
@@ -185,6 +224,10 @@ Status check_cuda_plan(const Problem& problem, const Plan& plan) {
   bool fits = plan.piece.batch > 0;
   for (std::int64_t outputs : plan.piece.output) fits = fits && outputs > 0;
   fits = fits && double(column_elements(problem, plan.piece)) * double(column_size(problem.dtype)) <= double(plan.workspace_bytes);
+  if (plan.joined) {
+    fits = fits && plan.backend == GemmBackend::cublas && can_join(problem) && joined_workspace(problem, plan.piece) <= std::int64_t(plan.workspace_bytes);
+    for (int a = 0; a < kMaxAxes; ++a) fits = fits && plan.piece.output[a] == problem.axes[a].output();
+  }
   if (plan.backend == GemmBackend::cutlass) {
     fits = fits && plan.instance >= 0 && serves(cutlass_instances()[plan.instance], problem, plan);
   }

@@ -53,6 +53,10 @@ std::int64_t column_elements(const Problem& problem, const Piece& piece) {
   return elements;
 }
 
+std::int64_t joined_bytes(const Problem& problem, std::int64_t batch) {
+  return round_up(batch * problem.in_channels * problem.input_positions() * std::int64_t(size_of(problem.dtype)), kWorkspaceUnit);
+}
+
 Piece cut(const Problem& problem, std::int64_t limit) {
   Piece piece;
   piece.batch = std::max<std::int64_t>(problem.batch, 1);

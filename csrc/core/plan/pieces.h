@@ -28,6 +28,12 @@ constexpr std::size_t column_size(DType dtype) { return dtype == DType::float64 
 /// Columns (elements) that a piece needs: batch * out_channels * taps * input positions.
 std::int64_t column_elements(const Problem& problem, const Piece& piece);
 
+/// Parts of the workspace begin at multiples of so many bytes.
+inline constexpr std::int64_t kWorkspaceUnit = 256;
+
+/// Plan::joined: bytes of a piece's x, which lies at the end of the workspace; whole units.
+std::int64_t joined_bytes(const Problem& problem, std::int64_t batch);
+
 /// The largest piece whose columns stay within `limit` elements, cut over batch first, then over positions from the outermost
 /// axis inwards; pieces of one problem are of nearly equal size. A single output is never cut, even if it exceeds the limit.
 Piece cut(const Problem& problem, std::int64_t limit);

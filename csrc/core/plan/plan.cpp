@@ -119,7 +119,7 @@ std::string Plan::name() const {
   if (algorithm == Algorithm::implicit_gemm) {
     return std::string("implicit_gemm_") + implicit_instance(instance).name + (packed_weight ? "_packed_" : "_") + tile();
   }
-  std::string text = std::string(name_of(algorithm)) + "_" + name_of(backend) + "_";
+  std::string text = std::string(name_of(algorithm)) + "_" + name_of(backend) + (joined ? "_joined_" : "_");
   if (instance >= 0) return text + cutlass_instances()[instance].name;
   return text + (precision == Precision::ieee ? name_of(dtype) : name_of(precision));
 }

@@ -75,6 +75,7 @@ struct Plan {
   Precision precision = Precision::ieee;
   DType dtype = DType::float32;
   int instance = -1;  ///< row of the algorithm's table of kernel instances, or its kernel's number; -1 where there is just one
+  bool joined = false;          ///< gemm_col2im: samples of a piece lie side by side as one product, for which x is first put in that order, in the workspace
   bool packed_weight = false;   ///< implicit_gemm: weights are first put in the kernel's order, in the workspace
   int splits = 1;               ///< implicit_gemm: blocks of a cluster that share out the depth of a tile
   int compute_capability = 0;   ///< implicit_gemm: of the device that the plan was made for, as in DeviceTraits
@@ -85,7 +86,7 @@ struct Plan {
   double flops = 0;                 ///< multiplications and additions of the problem
   double predicted_seconds = 0;     ///< the model's estimate; orders plans, promises nothing
 
-  /// Spells every choice: "gemm_col2im_cublas_tf32", "gemm_col2im_native_tf32x3",
+  /// Spells every choice: "gemm_col2im_cublas_tf32", "gemm_col2im_cublas_joined_tf32", "gemm_col2im_native_tf32x3",
   /// "gemm_col2im_cutlass_tf32x3_channels_first_64x128x16_align4", "gemm_col2im_cpu_float32",
   /// "implicit_gemm_sm90_tf32_channels_first_loaders1_128x64x32", "implicit_gemm_sm90_transposed_tf32_channels_first_136x128x32_splits2",
   /// "direct_float32", "direct_columns_float32".

@@ -18,7 +18,7 @@ std::int64_t box_of(const std::array<Range, kMaxAxes>& ranges) {
   return ranges[0].size() * ranges[1].size() * ranges[2].size();
 }
 
-/// Adds every column to its output, then the bias; `columns` are [batch, channels, taps, box of inputs]. The result is
+/// Adds every column to its output, then the bias; `columns` are [batch, channels, taps, box of inputs], or joined. The result is
 /// the whole output in bytes, NaN wherever the piece does not write.
 Bytes scattered(const Problem& p, const Col2imPiece& piece, const std::vector<double>& columns,
                 const std::vector<double>& bias) {
@@ -43,8 +43,8 @@ Bytes scattered(const Problem& p, const Col2imPiece& piece, const std::vector<do
             rest_i /= piece.input[a].size();
             rest_tap /= p.axes[a].kernel;
           }
-          if (within)
-            sums[std::size_t(target)] += columns[std::size_t(((n * p.out_channels + c) * p.taps() + tap) * inputs + i)];
+          const std::int64_t row = piece.joined ? (c * p.taps() + tap) * piece.batch.size() + n : (n * p.out_channels + c) * p.taps() + tap;
+          if (within) sums[std::size_t(target)] += columns[std::size_t(row * inputs + i)];
         }
       }
       const Bytes values = encode(p.dtype, sums);
@@ -76,6 +76,10 @@ std::vector<Col2imPiece> pieces_of(const Problem& problem) {
     pieces.push_back(piece);
   };
   if (problem.batch > 1) cut([](Col2imPiece& piece) { piece.batch.begin = 1; });
+  if (problem.layout == Layout::channels_first) {
+    cut([](Col2imPiece& piece) { piece.joined = true; });
+    if (problem.batch > 1) cut([](Col2imPiece& piece) { piece.batch.begin = 1, piece.joined = true; });
+  }
   for (std::size_t a = 0; a < kMaxAxes; ++a) {
     const std::int64_t output = problem.axes[a].output();
     if (output < 3) continue;

@@ -244,9 +244,9 @@ TEST(CudaPlans, NamesSpellTheChoice) {
   const auto first = [](Precision precision, DType dtype) {
     return names(enumerate_plans(with(aligned_problem(), dtype), cuda(), options(precision, "gemm_col2im_cublas")));
   };
-  EXPECT_EQ(first(Precision::tf32, DType::float32), std::vector<std::string>{"gemm_col2im_cublas_tf32"});
-  EXPECT_EQ(first(Precision::ieee, DType::float32), std::vector<std::string>{"gemm_col2im_cublas_float32"});
-  EXPECT_EQ(first(Precision::ieee, DType::bfloat16), std::vector<std::string>{"gemm_col2im_cublas_bfloat16"});
+  EXPECT_EQ(first(Precision::tf32, DType::float32), (std::vector<std::string>{"gemm_col2im_cublas_tf32", "gemm_col2im_cublas_joined_tf32"}));
+  EXPECT_EQ(first(Precision::ieee, DType::float32), (std::vector<std::string>{"gemm_col2im_cublas_float32", "gemm_col2im_cublas_joined_float32"}));
+  EXPECT_EQ(first(Precision::ieee, DType::bfloat16), (std::vector<std::string>{"gemm_col2im_cublas_bfloat16", "gemm_col2im_cublas_joined_bfloat16"}));
   for (const Plan& plan : enumerate_plans(aligned_problem(), cuda(), options(Precision::tf32x3, "gemm_col2im"))) {
     if (plan.backend == GemmBackend::native) {
       EXPECT_EQ(plan.name(), "gemm_col2im_native_tf32x3");
@@ -424,6 +424,36 @@ TEST(Algorithm, ANameSelectsItsPlanAlone) {
   });
 }
 
+TEST(CudaPlans, JoinSamplesOfFewPositions) {
+  const auto joined = [](const Problem& problem, std::int64_t limit = kDefaultWorkspaceLimit) {
+    return enumerate_plans(problem, cuda(), options(Precision::tf32, "gemm_col2im_cublas_joined", limit));
+  };
+  const Problem problem = make_problem(64, 2048, 256, {{8, 4, 2, 1}, {6, 4, 2, 1}});
+  std::vector<Plan> plans = joined(problem);
+  ASSERT_EQ(plans.size(), 1u);
+  EXPECT_EQ(plans[0].workspace_bytes, std::size_t(64 * 48 * (256 * 16 + 2048) * 4));
+  EXPECT_TRUE(check_cuda_plan(problem, plans[0]).ok());
+  Plan chosen;
+  ASSERT_TRUE(choose_plan(problem, cuda(), options(Precision::tf32), &chosen).ok());
+  EXPECT_EQ(chosen.name(), "gemm_col2im_cublas_joined_tf32");
+  // Where there is less room, fewer samples at a time.
+  plans = joined(problem, 48 << 20);
+  ASSERT_EQ(plans.size(), 1u);
+  EXPECT_LT(plans[0].piece.batch, 64);
+  EXPECT_LE(plans[0].workspace_bytes, std::size_t(48 << 20));
+  EXPECT_TRUE(check_cuda_plan(problem, plans[0]).ok());
+  plans[0].piece.batch = 64;
+  EXPECT_FALSE(check_cuda_plan(problem, plans[0]).ok());
+  EXPECT_TRUE(joined(problem, 1 << 20).empty());
+  EXPECT_TRUE(joined(make_problem(1, 2048, 256, {{8, 4, 2, 1}, {6, 4, 2, 1}})).empty());
+  EXPECT_TRUE(joined(make_problem(64, 100, 512, {{1, 4}, {1, 4}})).empty());                  // one product as they lie
+  EXPECT_TRUE(joined(make_problem(64, 2048, 256, {{32, 4, 2, 1}, {32, 4, 2, 1}})).empty());   // enough positions of their own
+  EXPECT_TRUE(joined(make_problem(64, 2048, 256, {{8, 4, 2, 1}, {6, 4, 2, 6}})).empty());     // inputs that no output reads
+  Problem last = problem;
+  last.layout = Layout::channels_last;
+  EXPECT_TRUE(joined(last).empty());
+}
+
 TEST(Algorithm, ALeadingPartSelectsEveryPlanUnderIt) {
   const auto count = [](std::string_view algorithm) {
     return enumerate_plans(aligned_problem(), cuda(), options(Precision::tf32, algorithm)).size();
@@ -435,9 +465,9 @@ TEST(Algorithm, ALeadingPartSelectsEveryPlanUnderIt) {
   EXPECT_GE(fused, 4u);
   EXPECT_EQ(columns + fused, all);
   EXPECT_EQ(count("gemm"), columns);
-  EXPECT_EQ(count("gemm_col2im_cublas"), 1u);
-  EXPECT_EQ(count("gemm_col2im_cutlass"), columns - 1);
-  EXPECT_EQ(count("gemm_col2im_cutlass_tf32"), columns - 1);
+  EXPECT_EQ(count("gemm_col2im_cublas"), 2u);
+  EXPECT_EQ(count("gemm_col2im_cutlass"), columns - 2);
+  EXPECT_EQ(count("gemm_col2im_cutlass_tf32"), columns - 2);
   EXPECT_EQ(count("implicit_gemm_sm90") + count("implicit_gemm_sm80"), fused);
 }
 
