@@ -47,6 +47,7 @@ for stage in "${stages[@]}"; do
     tests)
       beside 200 host_tests "$binaries/convt_gemm_host_tests" --gtest_brief=1
       beside 500 cuda_tests "$binaries/convt_gemm_cuda_tests" --gtest_brief=1
+      wait_for_all  # both kinds of tests have problems that take half of 80 GB
       workers=$(python3 -c 'import xdist' 2>/dev/null && echo '-n 4')
       # shellcheck disable=SC2086
       beside 500 pytest python3 -m pytest -q $workers --maxfail=25 -p no:cacheprovider python

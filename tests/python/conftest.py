@@ -43,3 +43,5 @@ def _settings() -> Iterator[None]:
     yield
     convt_gemm.set_workspace_limit(limit)
     torch.backends.cudnn.conv.fp32_precision = precision
+    if torch.cuda.is_initialized() and torch.cuda.memory_reserved() > 4 << 30:
+        torch.cuda.empty_cache()  # other tests may run beside these, in processes of their own
