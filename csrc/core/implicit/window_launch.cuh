@@ -64,9 +64,9 @@ Status launch_windows(const Params& p, void* workspace, cudaStream_t stream) {
 
 }  // namespace convt_gemm::implicit
 
-#define CONVT_DEFINE_WINDOW_GEMM(symbol, kind, rows, columns, words, row_blocks, form, taps, step, sets, set_step, lines)                            \
-  namespace convt_gemm::implicit {                                                                                                          \
-  Status symbol(const Params& params, void* workspace, cudaStream_t stream) {                                                               \
+#define CONVT_DEFINE_WINDOW_GEMM(symbol, kind, rows, columns, words, row_blocks, form, taps, step, sets, set_step, lines)                                                  \
+  namespace convt_gemm::implicit {                                                                                                                                         \
+  Status symbol(const Params& params, void* workspace, cudaStream_t stream) {                                                                                              \
     return launch_windows<WindowConfig<Kind::kind, rows, columns, words, row_blocks, WindowOf<Form::form, taps, step, sets, set_step, lines>>>(params, workspace, stream); \
-  }                                                                                                                                         \
+  }                                                                                                                                                                        \
   }

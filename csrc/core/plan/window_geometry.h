@@ -6,7 +6,7 @@
 // not have the same positions: channels whose rows begin alike are a set of columns, and each set has positions some further than the one before, so that
 // all of them store whole sectors. Sets read x as much further, which is another place of the same window.
 //
-// Axes before the last one (OuterAxis): a tile has one output of each. Where no two positions share an output, those of all axes are one row instead.
+// Axes before the last one (OuterAxis): a tile has one output of each, or two neighbouring ones of the one before the last (Window::lines). Where no two positions share an output, those of all axes are one row instead.
 #include "plan/implicit_geometry.h"
 
 namespace convt_gemm {

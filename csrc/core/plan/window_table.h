@@ -11,8 +11,8 @@ using namespace instance_kinds;
 
 #define CONVT_WINDOW_LINES_1 ""
 #define CONVT_WINDOW_LINES_2 "_lines2"
-#define CONVT_WINDOW_GEMM(kind, rows, columns, words, row_blocks, form, taps, step, sets, set_step, lines)                                                             \
-  ImplicitInstance{"sm90_windows_" #kind "_channels_first_" #form "_taps" #taps "_step" #step "_sets" #sets "x" #set_step CONVT_WINDOW_LINES_##lines, kind.dtype, kind.precision,          \
+#define CONVT_WINDOW_GEMM(kind, rows, columns, words, row_blocks, form, taps, step, sets, set_step, lines)                                                                        \
+  ImplicitInstance{"sm90_windows_" #kind "_channels_first_" #form "_taps" #taps "_step" #step "_sets" #sets "x" #set_step CONVT_WINDOW_LINES_##lines, kind.dtype, kind.precision, \
                    Layout::channels_first, {Family::sm90, rows, columns, words, row_blocks, 1, {Form::form, taps, step, sets, set_step, lines}}},
 inline constexpr ImplicitInstance kRows[] = {
 #include "implicit/window_instances.def"

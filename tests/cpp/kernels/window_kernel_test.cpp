@@ -39,8 +39,8 @@ const std::vector<WindowKernel>& kernels() {
   static const std::vector<WindowKernel> all = [] {
     std::vector<WindowKernel> list;
     const ImplicitInstance* instance = window_instances();
-#define CONVT_WINDOW_GEMM(kind, rows, columns, words, row_blocks, form, taps, step, sets, set_step, lines)                                               \
-  list.push_back(window_kernel<Kind::kind, rows, columns, words, row_blocks, implicit::WindowOf<Form::form, taps, step, sets, set_step, lines>>(       \
+#define CONVT_WINDOW_GEMM(kind, rows, columns, words, row_blocks, form, taps, step, sets, set_step, lines)                                       \
+  list.push_back(window_kernel<Kind::kind, rows, columns, words, row_blocks, implicit::WindowOf<Form::form, taps, step, sets, set_step, lines>>( \
       #kind "_" #rows "x" #columns "x" #words "_" #form "_taps" #taps "_step" #step "_sets" #sets "x" #set_step "_lines" #lines, *instance++));
 #include "implicit/window_instances.def"
 #undef CONVT_WINDOW_GEMM
