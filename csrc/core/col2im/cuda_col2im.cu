@@ -85,7 +85,7 @@ struct Col2imParams {
   FastDiv<Int> by_channels;
   Int columns_per_row;  // inputs of the box, all axes, or of all samples that are joined: distance between taps
   Int columns_per_channel;
-  std::int64_t columns_per_sample;
+  std::int64_t columns_per_sample;  // joined: the inputs of its box
   Int rows;  // batch * channels * outputs of the box on the outer two axes
   std::int64_t batch_begin;
 };

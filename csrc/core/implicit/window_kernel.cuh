@@ -87,7 +87,7 @@ __device__ __forceinline__ void produce_windows(const WindowParams& params, cons
     }
     tiles.advance(next);
   }
-  gpu::let_next_kernel_start();  // nearly done
+  gpu::let_next_kernel_start();  // no earlier: what is left is products and stores of what the stages hold, so multiprocessors soon have room
   gpu::barrier_wait(shared.empty(ring.stage), ring.parity ^ 1);
   *tile_in_stage<C>(shared, ring.stage) = kNoTile;
   gpu::barrier_arrive(shared.full(ring.stage));

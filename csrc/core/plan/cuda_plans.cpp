@@ -24,8 +24,8 @@ constexpr double kCopyBandwidth = 4.28e12;   // bytes/s, read + written
 constexpr double kNativeBandwidth = 3.1e12;  // bytes/s of the native GEMM, which re-reads operands from the L2 cache
 constexpr double kCol2imBandwidth = 3.8e12;  // bytes/s over columns read and outputs written
 constexpr double kCol2imLaunch = 2.5e-6;     // seconds; a product's is in its Rates
-constexpr double kL2Bandwidth = 5.5e12;      // bytes/s of weights, which products of few positions read from L2 again and again
-constexpr std::int64_t kTilePositions = 128;  // that a product reads them once for
+constexpr double kL2Bandwidth = 5.5e12;      // bytes/s of weights, which products of few positions read from L2 again and again,
+constexpr std::int64_t kTilePositions = 128;  // once for so many positions of a product
 
 struct Rates {
   double flops;   ///< FLOP/s on large products
@@ -129,8 +129,8 @@ void predict(const Problem& problem, const GemmTile* tile, Plan* plan) {
   const std::int64_t samples = std::max<std::int64_t>(problem.batch, 1), positions = problem.input_positions();
   const std::int64_t position_tiles = plan->joined ? ceil_div(samples * positions, kTilePositions) : samples * ceil_div(positions, kTilePositions);
   const double weights = plan->backend == GemmBackend::cublas ? double(position_tiles) * item * problem.weight_elements() / kL2Bandwidth : 0;
-  const double join = plan->joined ? 2 * item * problem.input_elements() / kCopyBandwidth + kCol2imLaunch * double(count_pieces(problem, plan->piece)) : 0;
-  const double gemm = std::max(rates.overlap ? std::max(memory, arithmetic) : memory + arithmetic, weights) + join;
+  const double joining = plan->joined ? 2 * item * problem.input_elements() / kCopyBandwidth + kCol2imLaunch * double(count_pieces(problem, plan->piece)) : 0;
+  const double gemm = std::max(rates.overlap ? std::max(memory, arithmetic) : memory + arithmetic, weights) + joining;
   const double col2im = (columns + item * problem.output_elements()) / kCol2imBandwidth;
   const double products = problem.groups == 1 ? 1.0 : double(std::min(problem.groups, std::max<std::int64_t>(plan->piece.batch, 1)));
   plan->predicted_seconds = gemm + col2im + double(count_pieces(problem, plan->piece)) * (products * rates.launch + kCol2imLaunch);

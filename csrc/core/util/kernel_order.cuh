@@ -15,9 +15,9 @@ __device__ __forceinline__ void wait_for_kernel_before() {
 #endif
 }
 
-/// Lets a kernel behind this one, if it is one that launch_early starts, start as soon as a thread of each block of this one is here, and wait by itself for this one
-/// to be done; else it starts when this one's blocks end. It must be able to have all of its blocks where there is room by then: those that start early fill
-/// the multiprocessors that are free first.
+/// Lets the kernel behind this one, if launch_early starts it, have its first blocks as soon as a thread of each block of this one has come here; else it has them when this
+/// one's blocks end. It waits by itself for this one to be done. Early blocks fill the multiprocessors that have room first, which are too few where most of this
+/// kernel's blocks are still at work: so not before then.
 __device__ __forceinline__ void let_next_kernel_start() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
