@@ -209,12 +209,29 @@ struct Columns {
     for (int i = 0; i < kPositions; ++i) t.there[i] = position + i * kWarpLanes < b.tile_end;
     t.row = input + b.input_row + channel * p.input_positions + position;
     const T* const group = weight + std::int64_t(b.group) * p.group_in_channels * p.columns;
+    prefetch<Access>(p, group, thread, t);
+    Access::begin();
     const bool aligned = p.columns % kQuad == 0;  // quads of weights in memory too
     if constexpr (kParked) {
       aligned ? park<Access, true>(p, b, group, shared, thread, t) : park<Access, false>(p, b, group, shared, thread, t);
     } else {
       ask<Access>(p, t.channels, t, t.first);
       aligned ? stage_weights<Access, true>(p, group, shared, thread) : stage_weights<Access, false>(p, group, shared, thread);
+    }
+  }
+
+  /// Asks for the first weights and inputs.
+  template <class Access>
+  static CONVT_HOST_DEVICE void prefetch(const P& p, const T* weights, Int thread, const Thread& t) {
+    constexpr Int kLine = 128 / Int(sizeof(T));
+    if (thread * kLine < p.group_in_channels * p.columns) Access::prefetch(weights + thread * kLine);
+    const T* row = t.row;
+    CONVT_UNROLL_ALL
+    for (int c = 0; c < kAhead && c < 4; ++c, row += p.input_positions) {
+      CONVT_UNROLL_ALL
+      for (int i = 0; i < kPositions; ++i) {
+        if (c < t.channels && t.there[i]) Access::prefetch(row + i * kWarpLanes);
+      }
     }
   }
 

@@ -20,8 +20,6 @@ columns_kernel(const typename Kernel::T* __restrict__ input, const typename Kern
   auto* const columns = reinterpret_cast<typename Kernel::Acc*>(shared);
   const auto thread = static_cast<typename Kernel::Int>(threadIdx.x);
   const typename Kernel::Block block = Kernel::block_of(p, static_cast<typename Kernel::Int>(blockIdx.x));
-  gpu::wait_for_kernel_before();
-  gpu::let_next_kernel_start_beside_few();
   if (!Kernel::has_outputs(block)) return;
   typename Kernel::Thread state;
   Kernel::template start<DeviceAccess>(p, block, input, weight, weights, thread, state);
@@ -40,8 +38,6 @@ frames_kernel(const __grid_constant__ FrameParams p, const typename Kernel::T* _
   __shared__ typename Kernel::Shared shared;
   const auto thread = static_cast<typename Kernel::Int>(threadIdx.x);
   const typename Kernel::Block block = Kernel::block_of(p, static_cast<typename Kernel::Int>(blockIdx.x));
-  gpu::wait_for_kernel_before();
-  gpu::let_next_kernel_start_beside_few();
   typename Kernel::Thread state;
   Kernel::template ask<DeviceAccess>(p, block, input, weight, shared, thread, state);
   Kernel::template park<DeviceAccess>(shared, state);

@@ -3,11 +3,38 @@
 #include <cuda_runtime.h>
 
 #include "direct/direct_kernel.cuh"
+#include "util/kernel_order.cuh"
 
 namespace convt_gemm {
 namespace direct {
 
+inline constexpr unsigned kRoom = 1u << 17;  ///< for threads: half of what an H100 has for those of the fewest registers
+inline constexpr unsigned kDeep = 4;         ///< kernels that wait behind each other
+
 struct DeviceAccess {
+  /// Asks for memory that is read later, and may be called before `begin`: the 32 bytes around an address, or `count` elements.
+  template <class T>
+  static __device__ __forceinline__ void prefetch(const T* at) {
+    gpu::prefetch(at);
+  }
+  template <class T>
+  static __device__ __forceinline__ void prefetch_run(const T* from, int count) {
+    gpu::prefetch_run(from, static_cast<unsigned>(count) * unsigned(sizeof(T)));
+  }
+  /// Whether a GPU such as an H100 has room for the threads of `kernels` like this one at once.
+  static __device__ __forceinline__ bool has_room_for(unsigned kernels) {
+    return gridDim.x * blockDim.x * kernels <= kRoom;
+  }
+  /// From here on memory may be touched: what kernels before this one read and write is done.
+  static __device__ __forceinline__ void begin() {
+    gpu::wait_for_kernel_before();
+    if (has_room_for(2)) gpu::let_next_kernel_start();
+  }
+  /// First of all in a kernel that prefetches, if there is room for several like it: then those behind it do so too, while it waits.
+  static __device__ __forceinline__ void let_next_start() {
+    if (has_room_for(kDeep)) gpu::let_next_kernel_start();
+  }
+
   static __device__ __forceinline__ float load(const float* from) { return __ldg(from); }
   static __device__ __forceinline__ double load(const double* from) { return __ldg(from); }
   static __device__ __forceinline__ BFloat16 load(const BFloat16* from) { return {__ldg(&from->bits)}; }

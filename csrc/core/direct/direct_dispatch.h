@@ -159,11 +159,10 @@ void with_axis(const Problem& problem, Launch& launch, std::int64_t enough_threa
       if constexpr (V > 2) {
         if constexpr (S == 2 && K > 0) {
           if (problem.rank == 1 && depthwise_rows_serve(problem)) {
-            // One vector a thread, or four where all threads then run at once and one for each would not.
-            if constexpr (V == 4) {
-              if (vectors >= 2 * enough_threads && vectors < 6 * enough_threads) {
-                return launch_depthwise_rows<DepthwiseRows<T, K, 4>>(problem, launch);
-              }
+            // One vector a thread, or some more where all threads then run at once and one for each would not: four in float32, two of 16-bit types.
+            constexpr std::int64_t kFewest = V == 4 ? 2 : 1, kMost = V == 4 ? 6 : 2;
+            if (vectors >= kFewest * enough_threads && vectors < kMost * enough_threads) {
+              return launch_depthwise_rows<DepthwiseRows<T, K, kMany>>(problem, launch);
             }
             return launch_depthwise_rows<DepthwiseRows<T, K, 1>>(problem, launch);
           }

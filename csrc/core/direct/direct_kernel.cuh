@@ -7,7 +7,8 @@
 // product they would be most of the work. (A weight that is infinite or NaN gives NaN there, as it does in an implicit
 // GEMM.)
 //
-// Memory is reached through `Access` (loads and 16-byte stores), which tests replace by one that checks bounds.
+// Memory is reached through `Access` (loads and 16-byte stores), which tests replace by one that checks bounds. Before Access::begin() a kernel may prefetch only: the
+// kernel ahead may still be at work.
 #include <cstdint>
 #include <type_traits>
 
@@ -467,6 +468,7 @@ struct ChannelsFirst {
 
   template <class Access>
   static CONVT_HOST_DEVICE void run(const P& p, const T* input, const T* weight, const T* bias, T* output, Int thread) {
+    Access::begin();
     const Axis<Int>& last = p.axis[2];
     Int rest = p.by_lanes.quotient(thread);
     const Int lane = thread - rest * p.by_lanes.divisor();
@@ -606,6 +608,7 @@ struct DepthwiseRows {
 
   template <class Access>
   static CONVT_HOST_DEVICE void run(const P& p, const T* input, const T* weight, const T* bias, T* output, Int thread) {
+    Access::let_next_start();
     const Int row = p.by_lanes.quotient(thread), lane = thread - row * p.by_lanes.divisor();
     if (row >= p.rows) return;
     const Int channel = row - p.by_channels.quotient(row) * p.by_channels.divisor();
@@ -615,6 +618,8 @@ struct DepthwiseRows {
     const Int low = (q >> 1) - (kTaps - 1);
     const bool odd = (q & 1) != 0;
     const T* const from = in_register(input + (std::int64_t(row) * p.input + low));
+    const T* const weights = in_register(weight + std::int64_t(channel) * K);
+    begin<Access>(p, lane, low, from, weights);
     Acc window[G][kWindow];
     CONVT_UNROLL_ALL
     for (int g = 0; g < G; ++g) {
@@ -627,7 +632,7 @@ struct DepthwiseRows {
     Acc factor[K];
     constexpr int kBytes = K * int(sizeof(T));
     constexpr int kChunk = kBytes % 16 == 0 ? 16 : kBytes % 8 == 0 ? 8 : kBytes % 4 == 0 ? 4 : int(sizeof(T));
-    Access::template load_run<kChunk, K>(weight + std::int64_t(channel) * K, factor);
+    Access::template load_run<kChunk, K>(weights, factor);
     const Acc add = bias != nullptr ? Acc(widen(Access::load(bias + channel))) : Acc(0);
 
     CONVT_UNROLL_ALL
@@ -656,6 +661,23 @@ struct DepthwiseRows {
       }
     }
   }
+
+ private:
+  /// Few threads do not hide how long memory takes: what they will read is asked for while the kernel before is still at work. Of many, the requests would take
+  /// longer than that.
+  template <class Access>
+  static CONVT_HOST_DEVICE void begin(const P& p, Int lane, Int low, const T* from, const T* weights) {
+    if (!Access::has_room_for(2)) return Access::begin();
+    constexpr Int kSector = 4;  // lanes: each one's inputs begin 8 bytes after the one's before
+    if (lane % kSector == 0) {
+      CONVT_UNROLL_ALL
+      for (int g = 0; g < G; ++g) {
+        if (inside(Int(low + g * p.shift), p.input)) Access::prefetch(from + g * p.shift);
+      }
+    }
+    if (lane == 0) Access::prefetch(weights);
+    Access::begin();
+  }
 };
 
 enum class Sharing {
@@ -678,6 +700,7 @@ struct ChannelsLast {
 
   template <class Access>
   static CONVT_HOST_DEVICE void run(const P& p, const T* input, const T* weight, const T* bias, T* output, Int thread) {
+    Access::begin();
     const Axis<Int>& last = p.axis[2];
     Int rest = p.by_channel_blocks.quotient(thread);
     const Int channel = (thread - rest * p.by_channel_blocks.divisor()) * V;

@@ -20,8 +20,6 @@ direct_kernel(const typename Kernel::P p, const typename Kernel::T* __restrict__
               const typename Kernel::T* __restrict__ weight, const typename Kernel::T* __restrict__ bias,
               typename Kernel::T* __restrict__ output) {
   using Int = typename Kernel::Int;
-  gpu::wait_for_kernel_before();
-  gpu::let_next_kernel_start_beside_few();
   const Int thread = Int(blockIdx.x) * Int(blockDim.x) + Int(threadIdx.x);
   Kernel::template run<DeviceAccess>(p, input, weight, bias, output, thread);
 }
@@ -33,7 +31,9 @@ cudaError_t launch(const Problem& problem, const Tensors& tensors, cudaStream_t 
   for_direct_kernel<T>(problem, [&](auto kernel, const auto& p, std::int64_t threads) {
     using Kernel = decltype(kernel);
     // One vector a thread mostly means a small problem, and so do several of depthwise rows: smaller blocks spread more evenly.
-    constexpr int block = Kernel::G == 1 || std::is_same_v<typename Kernel::P, DepthwiseParams> ? kThreads / 2 : kThreads;
+    // But where kernels wait behind each other, fewer blocks start sooner.
+    constexpr bool kDepthwise = std::is_same_v<typename Kernel::P, DepthwiseParams>;
+    const int block = (kDepthwise ? threads * kDeep > kRoom : Kernel::G == 1) ? kThreads / 2 : kThreads;
     error = launch_early({static_cast<unsigned>(ceil_div(threads, block)), static_cast<unsigned>(block), 0, stream}, direct_kernel<Kernel>, p,
                          static_cast<const T*>(tensors.input), static_cast<const T*>(tensors.weight),
                          problem.bias ? static_cast<const T*>(tensors.bias) : nullptr, static_cast<T*>(tensors.output));

@@ -93,6 +93,11 @@ struct Frames {
     const Int position = b.position + t.lane;
     const T* from = input + (b.input_row + std::int64_t(first) * p.input + position);
     const T* const weights = weight + (std::int64_t(b.group) * p.channels + first) * K;
+    if (t.lane < t.channels) {  // weights are the same for all blocks: asking for them takes longer than it saves
+      const Int begin = b.position > 0 ? b.position : Int(0), end = b.position + kTile < p.input ? b.position + kTile : p.input;
+      Access::prefetch_run(input + (b.input_row + std::int64_t(first + t.lane) * p.input + begin), end - begin);
+    }
+    Access::begin();
     if constexpr (kCopied) {
       Acc* to = &shared.inputs[t.warp][0][1].value[0] + t.lane;
       bool there[kQuad];

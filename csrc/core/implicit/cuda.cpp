@@ -32,15 +32,15 @@ constexpr Status (*kRun[])(const Params&, void*, cudaStream_t) = {
 static_assert(sizeof(kRun) / sizeof(kRun[0]) == kImplicitInstances, "one function for each row");
 }  // namespace
 
-#define CONVT_TRANSPOSED_SYMBOL(kind, positions, columns, words) implicit_gemm_transposed_##kind##_##positions##x##columns##x##words
-#define CONVT_TRANSPOSED_GEMM(kind, positions, columns, words) \
-  Status CONVT_TRANSPOSED_SYMBOL(kind, positions, columns, words)(const TransposedParams&, void* packed, cudaStream_t);
+#define CONVT_TRANSPOSED_SYMBOL(kind, positions, columns, words, axes) implicit_gemm_transposed_##kind##_##positions##x##columns##x##words##_##axes
+#define CONVT_TRANSPOSED_GEMM(kind, positions, columns, words, axes) \
+  Status CONVT_TRANSPOSED_SYMBOL(kind, positions, columns, words, axes)(const PlaneParams&, void* packed, cudaStream_t);
 #include "implicit/transposed_instances.def"
 #undef CONVT_TRANSPOSED_GEMM
 
 namespace {
-#define CONVT_TRANSPOSED_GEMM(kind, positions, columns, words) &CONVT_TRANSPOSED_SYMBOL(kind, positions, columns, words),
-constexpr Status (*kRunTransposed[])(const TransposedParams&, void* packed, cudaStream_t) = {
+#define CONVT_TRANSPOSED_GEMM(kind, positions, columns, words, axes) &CONVT_TRANSPOSED_SYMBOL(kind, positions, columns, words, axes),
+constexpr Status (*kRunTransposed[])(const PlaneParams&, void* packed, cudaStream_t) = {
 #include "implicit/transposed_instances.def"
 };
 #undef CONVT_TRANSPOSED_GEMM
@@ -77,8 +77,8 @@ Status implicit_gemm_cuda(const Problem& problem, const Plan& plan, const Tensor
     TransposedGeometry geometry{};
     const Status status = transposed_geometry_of(problem, plan, &geometry);
     if (!status.ok()) return status;
-    implicit::TransposedParams params{};
-    params.g = geometry.g, params.w = geometry.w;
+    implicit::PlaneParams params{};
+    params.g = geometry.g, params.w = geometry.w, params.planes = geometry.planes;
     set_tensors(&params);
     return implicit::kRunTransposed[plan.instance - int(kImplicitInstances)](params, context.workspace, stream);
   }

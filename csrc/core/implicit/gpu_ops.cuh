@@ -162,6 +162,20 @@ __device__ __forceinline__ void tensor_copy(void* shared, const TensorMap* map, 
 #endif
 }
 
+/// Asks for a box of three axes so that the L2 cache has it when it is copied: see prefetch.
+__device__ __forceinline__ void tensor_prefetch(const TensorMap* map, int inner, int middle, int outer) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.prefetch.tensor.3d.L2.global [%0, {%1, %2, %3}];" ::"l"(map), "r"(inner), "r"(middle), "r"(outer));
+#endif
+}
+
+/// The same of five axes, `at` innermost first.
+__device__ __forceinline__ void tensor_prefetch(const TensorMap* map, const int (&at)[5]) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.prefetch.tensor.5d.L2.global [%0, {%1, %2, %3, %4, %5}];" ::"l"(map), "r"(at[0]), "r"(at[1]), "r"(at[2]), "r"(at[3]), "r"(at[4]));
+#endif
+}
+
 /// Starts to copy `bytes`, a multiple of 16, from shared memory to global memory, addresses aligned to 16.
 __device__ __forceinline__ void bulk_store(void* global, const void* shared, unsigned bytes) {
 #if __CUDA_ARCH__ >= 900

@@ -72,6 +72,15 @@ __device__ __forceinline__ int plane_of(int quad) {
   return quad / 2 * (2 * C::kParts) + quad % 2;
 }
 
+/// Asks for a block's share of memory that all blocks together read, most of it many times; of more than half of what the L2 cache has for nothing.
+__device__ __forceinline__ void prefetch_share(const void* memory, std::int64_t bytes, unsigned block, unsigned blocks) {
+  constexpr int kLine = 128;
+  constexpr std::int64_t kMost = 24 << 20;
+  if (bytes > kMost) return;
+  const unsigned all = static_cast<unsigned>(bytes), share = (all / kLine / blocks + 1) * kLine, first = share * block;
+  if (first < all) gpu::prefetch_run(static_cast<const unsigned char*>(memory) + first, all - first < share ? all - first : share);
+}
+
 /// An element, or zero unless `exists`.
 template <class Element>
 __device__ __forceinline__ Element load_or_zero(const Element* from, bool exists) {

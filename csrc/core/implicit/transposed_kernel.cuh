@@ -15,7 +15,7 @@ struct TransposedRegisters {
 };
 
 template <class C>
-__device__ __forceinline__ void implicit_gemm_transposed(const TransposedParams& p) {
+__device__ __forceinline__ void implicit_gemm_transposed(const typename C::Params& p) {
   const ImplicitGeometry& g = p.g;
   unsigned char* const memory = gpu::dynamic_shared();
   const Shared shared{memory, g, 0};
@@ -43,8 +43,8 @@ __device__ __forceinline__ void implicit_gemm_transposed(const TransposedParams&
   if (p.w.splits > 1) gpu::cluster_arrive_relaxed();  // this block can be given sums: barrier_init_fence has made their barrier visible
   gpu::take_registers<TransposedRegisters<C>::kMultiplying>();
   const int thread = static_cast<int>(threadIdx.x % kWarpgroup), warpgroup = warp / 4;
-  TransposedCursor at(p);
-  for (; !at.done(); at.next_tile(g)) {
+  TransposedCursor<C> at(p);
+  for (; !at.done(); at.next_tile()) {
     const ColumnBiases biases = ColumnBiases::of<C>(p, at.tile, warpgroup, thread);
     float sums[C::kSums];
     TransposedMultiply<C>(p, shared, at.tile, warpgroup, thread).run(at, sums);

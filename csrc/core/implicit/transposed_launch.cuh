@@ -9,19 +9,19 @@
 namespace convt_gemm::implicit {
 
 template <class C>
-__global__ void __launch_bounds__(C::kThreads, 1) implicit_gemm_transposed_kernel(const __grid_constant__ TransposedParams p) {
+__global__ void __launch_bounds__(C::kThreads, 1) implicit_gemm_transposed_kernel(const __grid_constant__ typename C::Params p) {
   implicit_gemm_transposed<C>(p);
 }
 
 template <class C>
-__global__ void __launch_bounds__(kWarpgroup) pack_positions_kernel(const __grid_constant__ TransposedParams p) {
+__global__ void __launch_bounds__(kWarpgroup) pack_positions_kernel(const __grid_constant__ typename C::Params p) {
   pack_positions<C>(p);
 }
 
 /// `packed` is the place for a range's x in the tensor cores' order.
 template <class C>
-Status launch_range(TransposedParams p, void* packed, cudaStream_t stream) {
-  TransposedParams to_packed = p;
+Status launch_range(typename C::Params p, void* packed, cudaStream_t stream) {
+  typename C::Params to_packed = p;
   to_packed.y = packed;
   const dim3 grid(static_cast<unsigned>((p.w.packed_slots - 1) / kWarpgroup + 1), static_cast<unsigned>(p.g.channel_blocks * C::kQuads / C::kPackedQuads),
                   static_cast<unsigned>(p.g.groups));
@@ -34,12 +34,12 @@ Status launch_range(TransposedParams p, void* packed, cudaStream_t stream) {
 }
 
 template <class C>
-Status launch_transposed(const TransposedParams& p, void* packed, cudaStream_t stream) {
+Status launch_transposed(const PlaneParams& p, void* packed, cudaStream_t stream) {
   const cudaError_t error = cudaFuncSetAttribute(implicit_gemm_transposed_kernel<C>, cudaFuncAttributeMaxDynamicSharedMemorySize, p.g.shared_bytes);
   if (error != cudaSuccess) return checked("implicit GEMM: shared memory", error);
   for (int range = 0; range < p.w.ranges; ++range) {
-    const TransposedGeometry geometry = range_of({p.g, p.w}, range);
-    TransposedParams params = p;
+    const TransposedGeometry geometry = range_of({p.g, p.w, p.planes}, range);
+    PlaneParams params = p;
     params.g = geometry.g, params.w = geometry.w;
     const Status status = launch_range<C>(params, packed, stream);
     if (!status.ok()) return status;
@@ -49,9 +49,9 @@ Status launch_transposed(const TransposedParams& p, void* packed, cudaStream_t s
 
 }  // namespace convt_gemm::implicit
 
-#define CONVT_DEFINE_TRANSPOSED_GEMM(symbol, kind, positions, columns, words)            \
-  namespace convt_gemm::implicit {                                                       \
-  Status symbol(const TransposedParams& params, void* packed, cudaStream_t stream) {     \
-    return launch_transposed<TransposedConfig<Kind::kind, positions, columns, words>>(params, packed, stream); \
-  }                                                                                      \
+#define CONVT_DEFINE_TRANSPOSED_GEMM(symbol, kind, positions, columns, words, axes)                                      \
+  namespace convt_gemm::implicit {                                                                                       \
+  Status symbol(const PlaneParams& params, void* packed, cudaStream_t stream) {                                          \
+    return launch_transposed<TransposedConfig<Kind::kind, positions, columns, words, Axes::axes>>(params, packed, stream); \
+  }                                                                                                                      \
   }

@@ -11,8 +11,8 @@ class TransposedMultiply {
   using Element = typename C::Element;
 
   /// `thread`: within the warpgroup.
-  __device__ __forceinline__ TransposedMultiply(const TransposedParams& p, const Shared& shared, const Tile& tile, int warpgroup, int thread)
-      : g_(p.g), w_(p.w), shared_(shared), pitch_(gpu::in_register(p.w.pitch)) {
+  __device__ __forceinline__ TransposedMultiply(const typename C::Params& p, const Shared& shared, const Tile& tile, int warpgroup, int thread)
+      : p_(p), g_(p.g), w_(p.w), shared_(shared), pitch_(gpu::in_register(p.w.pitch)) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const WeightColumn part = weight_column<C>(p, tile, column_of_thread(w_, warpgroup, half, thread));
@@ -21,7 +21,7 @@ class TransposedMultiply {
   }
 
   /// Multiplies the block's chunks of the tile at `at`, which the ring then stands behind; the tile stays.
-  __device__ __forceinline__ void run(TransposedCursor& at, float (&sums)[C::kSums]) {
+  __device__ __forceinline__ void run(TransposedCursor<C>& at, float (&sums)[C::kSums]) {
     chunk_ = at.chunk, left_ = at.chunks, taps_of_chunk_ = taps_of(g_, chunk_);
     if constexpr (C::kSplit) {
       if (w_.paired) {
@@ -61,10 +61,25 @@ class TransposedMultiply {
   template <bool kPaired>
   using RawWords = std::conditional_t<kPaired, PairedWords, SingleWords>;
 
+  // Of the tap that comes next: elements of a column's weights before its own, and the slot that the tile's position 0 reads.
+  __device__ __forceinline__ int weights_of_tap() const {
+    if constexpr (C::kManyAxes) return p_.planes.tap_weights[tap_];
+    return tap_ * w_.tap_offset;
+  }
+  __device__ __forceinline__ int slot_of_tap() const {
+    if constexpr (C::kManyAxes) return p_.planes.tap_slots[tap_];
+    return slot_of(g_, chunk_, tap_);
+  }
+  /// Whether a column has it: see WeightColumn::taps.
+  __device__ __forceinline__ bool tap_exists(int tap, int taps) const {
+    if constexpr (C::kManyAxes) return (p_.planes.tap_last[tap] & taps) == 0;
+    return tap < taps;
+  }
+
   /// Reads the words of the tap that comes next.
   template <bool kPaired>
   __device__ __forceinline__ RawWords<kPaired> read(const RingPosition& ring) const {
-    const Element* const weight = reinterpret_cast<const Element*>(shared_.weight(ring.stage)) + tap_ * w_.tap_offset;
+    const Element* const weight = reinterpret_cast<const Element*>(shared_.weight(ring.stage)) + weights_of_tap();
     const int tap = chunk_.tap_block * g_.chunk_taps + tap_;
     RawWords<kPaired> words;
 #pragma unroll
@@ -73,7 +88,7 @@ class TransposedMultiply {
       for (int i = 0; i < 4; ++i) {
         const Element* const from = weight + at_[kPaired ? 0 : i % 2] + (s * 8 + i / 2 * 4) * C::kWordElements * pitch_;
         if constexpr (!kPaired) {
-          const bool exists = tap < taps_[i % 2];
+          const bool exists = tap_exists(tap, taps_[i % 2]);
 #pragma unroll
           for (int e = 0; e < C::kWordElements; ++e) words.value[s][i][e] = exists ? from[e * pitch_] : Element{};
         } else if constexpr (C::kWordElements == 2) {
@@ -125,7 +140,7 @@ class TransposedMultiply {
 
   /// Of x for the tap that comes next.
   __device__ __forceinline__ std::uint64_t descriptor(const RingPosition& ring) const {
-    return gpu::matrix_descriptor(shared_.x(ring.stage) + slot_of(g_, chunk_, tap_) * 16, static_cast<unsigned>(g_.slots) * 16, kCoreBytes);
+    return gpu::matrix_descriptor(shared_.x(ring.stage) + slot_of_tap() * 16, static_cast<unsigned>(g_.slots) * 16, kCoreBytes);
   }
 
   __device__ __forceinline__ static std::uint64_t further(std::uint64_t descriptor, unsigned quads) {
@@ -261,6 +276,7 @@ class TransposedMultiply {
     }
   }
 
+  const typename C::Params& p_;
   const ImplicitGeometry& g_;
   const WeightTiles& w_;
   const Shared& shared_;

@@ -6,9 +6,11 @@
 namespace convt_gemm::implicit {
 
 /// Compile-time choices.
-template <Kind kKind_, int kPositions_, int kColumns_, int kWords_>
+template <Kind kKind_, int kPositions_, int kColumns_, int kWords_, Axes kAxes_>
 struct TransposedConfig {
-  static constexpr TransposedTile kTile{kPositions_, kColumns_, kWords_};
+  static constexpr TransposedTile kTile{kPositions_, kColumns_, kWords_, kAxes_};
+  static constexpr bool kManyAxes = kAxes_ == Axes::many;
+  using Params = std::conditional_t<kManyAxes, PlaneParams, TransposedParams>;
   static constexpr bool kSplit = kKind_ == Kind::tf32x3;
   static constexpr bool kChannelsLast = false;  // as XPlaces wants it
   static constexpr int kPositions = kPositions_;
@@ -33,7 +35,9 @@ struct TransposedConfig {
 };
 
 /// The tiles of a cluster, the chunks of them that this block has, and where it stands in both.
+template <class C>
 struct TransposedCursor {
+  const typename C::Params& p;
   int number, step, end;   ///< of tiles
   int first_chunk, chunks;  ///< of each
   Tile tile{};
@@ -41,32 +45,49 @@ struct TransposedCursor {
   int c = 0;  ///< of the block's chunks
   RingPosition ring;
 
-  __device__ __forceinline__ explicit TransposedCursor(const TransposedParams& p) {
+  __device__ __forceinline__ explicit TransposedCursor(const typename C::Params& params) : p(params) {
     const int rank = static_cast<int>(gpu::cluster_rank()), log2_splits = p.w.log2_splits;
     number = uniform(static_cast<int>(blockIdx.x) >> log2_splits), step = static_cast<int>(gridDim.x) >> log2_splits, end = p.g.tiles;
     first_chunk = p.g.chunks * rank >> log2_splits;  // fewer than 2^31 / 8 chunks and at most 8 splits
     chunks = (p.g.chunks * (rank + 1) >> log2_splits) - first_chunk;
-    start_tile(p.g);
+    start_tile();
   }
 
   __device__ __forceinline__ bool done() const { return number >= end; }
 
-  __device__ __forceinline__ void start_tile(const ImplicitGeometry& g) {
+  __device__ __forceinline__ void start_tile() {
+    const ImplicitGeometry& g = p.g;
     c = 0;
     chunk.channel_block = g.tap_blocks == 1 ? first_chunk : first_chunk / g.tap_blocks, chunk.tap_block = first_chunk - chunk.channel_block * g.tap_blocks;
-    if (!done()) tile = tile_of(g, number);
+    for (; !done(); number += step) {
+      tile = tile_of(g, number);
+      if (has_outputs()) return;
+    }
   }
 
-  __device__ __forceinline__ void next_tile(const ImplicitGeometry& g) {
+  __device__ __forceinline__ void next_tile() {
     number += step;
-    start_tile(g);
+    start_tile();
   }
 
   /// To the next chunk, of the next tile if this was the last; the ring goes on.
-  __device__ __forceinline__ void advance(const ImplicitGeometry& g) {
-    ring.advance(g.stages);
-    chunk.advance(g);
-    if (++c == chunks) next_tile(g);
+  __device__ __forceinline__ void advance() {
+    ring.advance(p.g.stages);
+    chunk.advance(p.g);
+    if (++c == chunks) next_tile();
+  }
+
+ private:
+  /// Whether the tile has positions of the outermost axis that have outputs.
+  __device__ __forceinline__ bool has_outputs() const {
+    if constexpr (C::kManyAxes) {
+      const PlaneAxis& axis = p.planes.axis[0];
+      const int row = p.w.first_row + tile.row * p.g.tile_rows, first = p.planes.outermost_slots.quotient(row);
+      const int place = first - axis.slots.quotient(first) * axis.slots.divisor();
+      const bool next = row + p.g.tile_rows > (first - place + axis.slots.divisor()) * p.planes.outermost_slots.divisor();
+      return place < p.planes.outermost_positions || next;
+    }
+    return true;
   }
 };
 
@@ -74,8 +95,23 @@ struct TransposedCursor {
 struct WeightColumn {
   int channel, residue;
   int at;      ///< elements from the start of the tile's piece of a row to its first tap
-  int taps;    ///< that it has
+  int taps;    ///< that it has; of several axes: bits, of which of them it lacks the last one
   bool valid;  ///< tiles may have columns that stand for nothing
+};
+
+/// Of several axes: the part of a column's residue that is of each.
+struct PlaneResidue {
+  int of[kAllAxes];
+
+  __device__ __forceinline__ PlaneResidue(const PlaneTiles& planes, int residue) {
+#pragma unroll
+    for (int a = kAllAxes - 1; a >= 0; --a) {
+      const FastDiv<std::int32_t>& stride = planes.axis[a].stride;
+      const int rest = stride.quotient(residue);
+      of[a] = residue - rest * stride.divisor();
+      residue = rest;
+    }
+  }
 };
 
 /// Which column of the tile a thread has in half `half` (0, 1) of its warpgroup's 64: its own neighbour's neighbour, or with WeightTiles::paired the
@@ -87,7 +123,7 @@ __device__ __forceinline__ int column_of_thread(const WeightTiles& w, int warpgr
 
 /// Column `i` of a tile.
 template <class C>
-__device__ __forceinline__ WeightColumn weight_column(const TransposedParams& p, const Tile& tile, int i) {
+__device__ __forceinline__ WeightColumn weight_column(const typename C::Params& p, const Tile& tile, int i) {
   const ImplicitGeometry& g = p.g;
   const WeightTiles& w = p.w;
   const int first = w.parts.quotient(tile.column), part = tile.column - first * w.parts.divisor();
@@ -98,9 +134,22 @@ __device__ __forceinline__ WeightColumn weight_column(const TransposedParams& p,
   column.channel = first * w.channels + channel;
   column.residue = part * C::kColumns + residue;
   column.valid = in_group < w.columns && column.channel < g.out_channels && column.residue < g.residues;
-  column.at = column.valid ? channel * g.kernel + residue : 0;
-  const int more = g.taps - 1;  // or one less
-  column.taps = column.residue + std::int64_t{more} * g.tap_step < g.kernel ? g.taps : more;
+  if constexpr (C::kManyAxes) {
+    const PlaneResidue of_axis(p.planes, residue);
+    int place = 0;
+    column.taps = 0;
+#pragma unroll
+    for (int a = 0; a < kAllAxes; ++a) {
+      const PlaneAxis& axis = p.planes.axis[a];
+      place = place * axis.kernel + of_axis.of[a];
+      if (of_axis.of[a] + (axis.most_taps - 1) * axis.stride.divisor() >= axis.kernel) column.taps |= 1 << a;
+    }
+    column.at = column.valid ? channel * g.kernel + place : 0;
+  } else {
+    column.at = column.valid ? channel * g.kernel + residue : 0;
+    const int more = g.taps - 1;  // or one less
+    column.taps = column.residue + std::int64_t{more} * g.tap_step < g.kernel ? g.taps : more;
+  }
   return column;
 }
 

@@ -9,4 +9,9 @@ struct TransposedParams : Params {
   WeightTiles w;
 };
 
+/// The same of several axes.
+struct PlaneParams : TransposedParams {
+  PlaneTiles planes;
+};
+
 }  // namespace convt_gemm::implicit

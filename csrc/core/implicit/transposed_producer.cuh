@@ -6,10 +6,31 @@
 
 namespace convt_gemm::implicit {
 
+/// Where in x, from channel 0 of its first group on, the position of a slot is; XPlaces::kNowhere if it has none.
+template <class C>
+__device__ __forceinline__ std::int64_t place_of_slot(const typename C::Params& p, int slot) {
+  if constexpr (C::kManyAxes) {
+    bool exists = true;
+    int at[kAllAxes];
+#pragma unroll
+    for (int a = kAllAxes - 1; a >= 0; --a) {
+      const PlaneAxis& axis = p.planes.axis[a];
+      const int rest = axis.slots.quotient(slot);
+      at[a] = slot - rest * axis.slots.divisor() + axis.first_input;
+      exists = exists && at[a] >= 0 && at[a] < axis.input;
+      slot = rest;
+    }
+    if (!exists || slot >= p.g.batch) return XPlaces<C>::kNowhere;
+    return slot * std::int64_t{p.g.in_channels} * p.g.groups * p.g.input + ((at[0] * p.planes.axis[1].input + at[1]) * p.planes.axis[2].input + at[2]);
+  } else {
+    return XPlaces<C>(p).of(slot);
+  }
+}
+
 /// Puts a quad of x for each slot of the range's tiles into the workspace, which `p.y` is. A block has kWarpgroup slots of kPackedQuads planes, and with kSplit of the planes of
 /// the low parts: blocks are (slots, quads of all channels, groups).
 template <class C>
-__device__ __forceinline__ void pack_positions(const TransposedParams& p) {
+__device__ __forceinline__ void pack_positions(const typename C::Params& p) {
   const ImplicitGeometry& g = p.g;
   gpu::wait_for_kernel_before();  // x, the workspace, and weights that the next kernel reads without waiting
   gpu::let_next_kernel_start();
@@ -18,10 +39,9 @@ __device__ __forceinline__ void pack_positions(const TransposedParams& p) {
   constexpr int kBlocks = C::kQuads / C::kPackedQuads;  // of threads for a block of channels
   const int channel_block = static_cast<int>(blockIdx.y) / kBlocks, first_quad = (static_cast<int>(blockIdx.y) - channel_block * kBlocks) * C::kPackedQuads;
   const int group = static_cast<int>(blockIdx.z), first = static_cast<int>(blockIdx.y) * C::kPackedQuads * C::kVector;
-  const XPlaces<C> places(p);
-  const std::int64_t place = places.of(p.w.first_row + slot - p.w.slots_before);
+  const std::int64_t place = place_of_slot<C>(p, p.w.first_row + slot - p.w.slots_before);
   Quad<C> quads[C::kPackedQuads];
-  const typename C::Element* from = places.x + (group * std::int64_t{g.in_channels} + first) * g.input + place;
+  const typename C::Element* from = static_cast<const typename C::Element*>(p.x) + (group * std::int64_t{g.in_channels} + first) * g.input + place;
   fetch_depth<C>(place >= 0 ? from : nullptr, g.input, g.in_channels - first, quads);
   const std::int64_t first_plane = (std::int64_t{group} * g.channel_blocks + channel_block) * C::kPlanes;
 #pragma unroll
@@ -38,7 +58,7 @@ class TransposedLoader {
   using Element = typename C::Element;
 
   /// `thread`: among those that load.
-  __device__ __forceinline__ TransposedLoader(const TransposedParams& p, const Shared& shared, int thread)
+  __device__ __forceinline__ TransposedLoader(const typename C::Params& p, const Shared& shared, int thread)
       : p_(p), shared_(shared), warp_(uniform(thread / 32)), lane_(thread % 32), row_(p.g.out_channels * p.g.kernel), now_(p) {
     start_tile();
   }
@@ -57,7 +77,7 @@ class TransposedLoader {
       gpu::fence_async_proxy();  // the stage will be written by the copy engine again: its zeros of now come first
       // Copies may end before their bytes are announced: the phase waits for this warp's arrivals.
       gpu::barrier_arrive_expect(full, lane_ == 0 ? bytes : 0);
-      now_.advance(p_.g);
+      now_.advance();
       if (now_.c == 0) start_tile();
     }
   }
@@ -117,6 +137,22 @@ class TransposedLoader {
   __device__ __forceinline__ unsigned start_positions(unsigned char* stage, std::uint64_t* barrier) const {
     const ImplicitGeometry& g = p_.g;
     const std::int64_t first_plane = (std::int64_t{now_.tile.group} * g.channel_blocks + now_.chunk.channel_block) * C::kPlanes + warp_ * kWarpPlanes;
+    if constexpr (C::kManyAxes) {
+      const PlaneTiles& planes = p_.planes;
+      const uint4* const first = static_cast<const uint4*>(p_.x) + first_plane * p_.w.packed_slots + (now_.tile.row * g.tile_rows + g.halo);
+      const unsigned bytes = static_cast<unsigned>(planes.run_slots) * 16u;
+      if (gpu::elect()) {
+#pragma unroll 1
+        for (int run = 0; run < planes.runs; ++run) {
+          const uint4* const from = first - planes.run_before[run];
+#pragma unroll
+          for (int plane = 0; plane < kWarpPlanes; ++plane) {
+            gpu::bulk_copy(stage + ((warp_ * kWarpPlanes + plane) * g.slots + run * planes.run_slots) * 16, from + std::int64_t{plane} * p_.w.packed_slots, bytes, barrier);
+          }
+        }
+      }
+      return bytes * unsigned(kWarpPlanes * planes.runs);
+    }
     const uint4* const from = static_cast<const uint4*>(p_.x) + first_plane * p_.w.packed_slots + (first_slot(g, now_.tile, now_.chunk) + p_.w.slots_before);
     const unsigned bytes = static_cast<unsigned>(C::kPositions + (g.chunk_taps - 1) * g.input_step) * 16u;
     if (gpu::elect()) {
@@ -128,11 +164,11 @@ class TransposedLoader {
     return bytes * unsigned(kWarpPlanes);
   }
 
-  const TransposedParams& p_;
+  const typename C::Params& p_;
   const Shared& shared_;
   int warp_, lane_;
   int row_;  ///< elements of a row of weights
-  TransposedCursor now_;
+  TransposedCursor<C> now_;
   const Element* weight_;
   int left_in_row_, first_residue_;
 };

@@ -12,7 +12,7 @@ struct ColumnBiases {
   float value[2];
 
   template <class C>
-  static __device__ __forceinline__ ColumnBiases of(const TransposedParams& p, const Tile& tile, int warpgroup, int thread) {
+  static __device__ __forceinline__ ColumnBiases of(const typename C::Params& p, const Tile& tile, int warpgroup, int thread) {
     using Element = typename C::Element;
     ColumnBiases biases;
 #pragma unroll
@@ -42,7 +42,7 @@ class TransposedStore {
   using Element = typename C::Element;
 
   /// From the tile's position 8 `eighth` on. `thread`: within the warpgroup.
-  __device__ __forceinline__ TransposedStore(const TransposedParams& p, const Tile& tile, int warpgroup, int thread, int eighth, const ColumnBiases& biases)
+  __device__ __forceinline__ TransposedStore(const typename C::Params& p, const Tile& tile, int warpgroup, int thread, int eighth, const ColumnBiases& biases)
       : y_(static_cast<unsigned char*>(p.y)), rows_(p.g.sample_rows.divisor()), pairs_(p.w.pair_stores), biases_(biases) {
     const ImplicitGeometry& g = p.g;
     const unsigned sample_outputs = static_cast<unsigned>(g.out_channels) * static_cast<unsigned>(g.groups) * static_cast<unsigned>(g.output);
@@ -112,14 +112,14 @@ class TransposedStore {
 
 /// Whether all positions of the tile are one sample's and have outputs of all residues.
 template <class C>
-__device__ __forceinline__ bool is_whole(const TransposedParams& p, const Tile& tile) {
+__device__ __forceinline__ bool is_whole(const typename C::Params& p, const Tile& tile) {
   const Row first = row_of(p.g, p.w.first_row + tile.row * p.g.tile_rows);
   return first.sample < p.g.batch && first.position >= p.w.first_whole && first.position + C::kPositions <= p.w.after_whole;
 }
 
 /// The same for a whole tile, where pairs can be stored: an address and a step are all it takes.
 template <class C, class Activation = Identity>
-__device__ __forceinline__ void store_whole(const TransposedParams& p, const Tile& tile, int warpgroup, int thread, const ColumnBiases& biases,
+__device__ __forceinline__ void store_whole(const typename C::Params& p, const Tile& tile, int warpgroup, int thread, const ColumnBiases& biases,
                                             const float (&sums)[C::kSums]) {
   using Element = typename C::Element;
   const ImplicitGeometry& g = p.g;
@@ -139,32 +139,11 @@ __device__ __forceinline__ void store_whole(const TransposedParams& p, const Til
   }
 }
 
-/// Puts a warpgroup's sums side by side in its staging buffer, and stores them from there: see WeightTiles::staged.
-template <class C, class Activation = Identity>
-class StagedStore {
+/// Puts a warpgroup's sums side by side in its staging buffer: see WeightTiles::staged.
+template <class C, class Activation>
+class StagedSums {
  public:
   using Element = typename C::Element;
-
-  /// `thread`: within the warpgroup.
-  __device__ __forceinline__ StagedStore(const TransposedParams& p, unsigned char* memory, const Tile& tile, int warpgroup, int thread, const ColumnBiases& biases)
-      : p_(p), warp_(thread / 32), lane_(thread % 32), barrier_(2 + warpgroup), stride_(gpu::in_register(p.g.stride)), biases_(biases) {
-    const ImplicitGeometry& g = p.g;
-    const WeightTiles& w = p.w;
-    Element* const buffer = reinterpret_cast<Element*>(memory + g.shared_bytes - w.exchange_bytes - (warpgroup + 1) * w.staging_bytes) + w.first_in_vector;
-    const int first_channel = tile.column * w.channels + warpgroup * w.group_channels, left = g.out_channels - first_channel;
-    rows_ = left < w.group_channels ? left : w.group_channels;
-    from_ = buffer + warp_ * w.staging_pitch;
-    sample_elements_ = static_cast<unsigned>(g.out_channels) * static_cast<unsigned>(g.groups) * static_cast<unsigned>(g.output);
-    y_ = static_cast<unsigned>(tile.group * g.out_channels + first_channel + warp_) * static_cast<unsigned>(g.output);
-    first_output_ = (p.w.first_row + tile.row * g.tile_rows) * g.stride;
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const WeightColumn column = weight_column<C>(p, tile, column_of_thread(w, warpgroup, half, thread));
-      const int at = (column.channel - first_channel) * w.staging_pitch + column.residue + thread % 4 * 2 * g.stride;
-      to_[half] = column.valid ? buffer + at : nullptr;
-    }
-    pairs_ = w.paired && w.first_in_vector % 2 == 0;
-  }
 
   /// Before put(): what was in the buffer has been stored.
   __device__ __forceinline__ void start() const { gpu::named_barrier(barrier_, kWarpgroup); }
@@ -201,11 +180,51 @@ class StagedStore {
     }
   }
 
+ protected:
+  __device__ __forceinline__ StagedSums(const typename C::Params& p, unsigned char* memory, int stride, int warpgroup, const ColumnBiases& biases)
+      : barrier_(2 + warpgroup), stride_(gpu::in_register(stride)), biases_(biases),
+        buffer_(reinterpret_cast<Element*>(memory + p.g.shared_bytes - p.w.exchange_bytes - (warpgroup + 1) * p.w.staging_bytes) + p.w.first_in_vector) {}
+
+  int barrier_, stride_;  ///< outputs from one position to the next
+  ColumnBiases biases_;
+  Element* buffer_;
+  Element* to_[2];  ///< of the thread's columns; null for what is none
+  bool pairs_;      ///< they are put there together
+  Activation activation_{};
+};
+
+/// Stores what is staged, of one axis.
+template <class C, class Activation = Identity>
+class StagedStore : public StagedSums<C, Activation> {
+ public:
+  using Element = typename C::Element;
+
+  /// `thread`: within the warpgroup.
+  __device__ __forceinline__ StagedStore(const typename C::Params& p, unsigned char* memory, const Tile& tile, int warpgroup, int thread, const ColumnBiases& biases)
+      : StagedSums<C, Activation>(p, memory, p.g.stride, warpgroup, biases), p_(p), warp_(thread / 32), lane_(thread % 32) {
+    const ImplicitGeometry& g = p.g;
+    const WeightTiles& w = p.w;
+    Element* const buffer = this->buffer_;
+    const int first_channel = tile.column * w.channels + warpgroup * w.group_channels, left = g.out_channels - first_channel;
+    rows_ = left < w.group_channels ? left : w.group_channels;
+    from_ = buffer + warp_ * w.staging_pitch;
+    sample_elements_ = static_cast<unsigned>(g.out_channels) * static_cast<unsigned>(g.groups) * static_cast<unsigned>(g.output);
+    y_ = static_cast<unsigned>(tile.group * g.out_channels + first_channel + warp_) * static_cast<unsigned>(g.output);
+    first_output_ = (p.w.first_row + tile.row * g.tile_rows) * g.stride;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const WeightColumn column = weight_column<C>(p, tile, column_of_thread(w, warpgroup, half, thread));
+      const int at = (column.channel - first_channel) * w.staging_pitch + column.residue + thread % 4 * 2 * g.stride;
+      this->to_[half] = column.valid ? buffer + at : nullptr;
+    }
+    this->pairs_ = w.paired && w.first_in_vector % 2 == 0;
+  }
+
   /// After put(), stores the outputs of positions from 8 `eighth` on, `eighths` times 8 of them.
   __device__ __forceinline__ void finish(int eighth, int eighths) const {
-    gpu::named_barrier(barrier_, kWarpgroup);
+    gpu::named_barrier(this->barrier_, kWarpgroup);
     const ImplicitGeometry& g = p_.g;
-    const int length = eighths * 8 * stride_, first = first_output_ + eighth * 8 * stride_;
+    const int length = eighths * 8 * this->stride_, first = first_output_ + eighth * 8 * this->stride_;
     const int vector = 1 << p_.w.log2_vector;
     // The part of the buffer's rows that is one sample's, and of that what exists.
 #pragma unroll 1
@@ -270,18 +289,119 @@ class StagedStore {
     }
   }
 
-  const TransposedParams& p_;
-  int warp_, lane_, barrier_, stride_;
-  ColumnBiases biases_;
+  const typename C::Params& p_;
+  int warp_, lane_;
   const Element* from_;       ///< the warp's first row in the buffer
   unsigned y_;                ///< and in sample 0 of y, which has fewer than 2^32 elements
   int rows_;                  ///< channels of the warpgroup that exist
   unsigned sample_elements_;  ///< of y
   int first_output_;          ///< of the tile, where outputs of all rows are numbered one after the other
-  Element* to_[2];            ///< of the thread's columns; null for what is none
-  bool pairs_;                ///< they are put there together
-  Activation activation_{};
 };
+
+/// The same of several axes: rows of the buffer are rows of y, of which a tile's positions have parts.
+template <class C, class Activation = Identity>
+class PlaneStore : public StagedSums<C, Activation> {
+ public:
+  using Element = typename C::Element;
+
+  /// `thread`: within the warpgroup.
+  __device__ __forceinline__ PlaneStore(const typename C::Params& p, unsigned char* memory, const Tile& tile, int warpgroup, int thread, const ColumnBiases& biases)
+      : StagedSums<C, Activation>(p, memory, p.planes.axis[kAllAxes - 1].stride.divisor(), warpgroup, biases), p_(p), thread_(thread) {
+    const WeightTiles& w = p.w;
+    const PlaneTiles& planes = p.planes;
+    const int first_channel = tile.column * w.channels + warpgroup * w.group_channels, left = p.g.out_channels - first_channel, stride = this->stride_;
+    channels_ = left < w.group_channels ? left : w.group_channels;
+    channel_ = tile.group * p.g.out_channels + first_channel;
+    first_position_ = w.first_row + tile.row * p.g.tile_rows;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const WeightColumn column = weight_column<C>(p, tile, column_of_thread(w, warpgroup, half, thread));
+      const int outer = planes.axis[kAllAxes - 1].stride.quotient(column.residue), row = (column.channel - first_channel) * planes.outer_residues + outer;
+      this->to_[half] = column.valid ? this->buffer_ + (row * w.staging_pitch + column.residue - outer * stride + thread % 4 * 2 * stride) : nullptr;
+    }
+    this->pairs_ = w.paired && stride % 2 == 0 && w.first_in_vector % 2 == 0;
+  }
+
+  /// After put(), stores the outputs of positions from 8 `eighth` on, `eighths` times 8 of them.
+  __device__ __forceinline__ void finish(int eighth, int eighths) const {
+    gpu::named_barrier(this->barrier_, kWarpgroup);
+    switch (static_cast<int>(sizeof(Element)) << p_.w.log2_vector) {
+      case 16: copy<uint4>(eighth, eighths); break;
+      case 8: copy<uint2>(eighth, eighths); break;
+      case 4: copy<std::uint32_t>(eighth, eighths); break;
+      default:
+        if constexpr (sizeof(Element) == 2) copy<Element>(eighth, eighths);
+    }
+  }
+
+ private:
+  /// A thread has the same vector of rows of several channels. Vectors at the ends of the buffer's rows are in part another round's.
+  template <class Vector>
+  __device__ __forceinline__ void copy(int eighth, int eighths) const {
+    constexpr int kVector = int(sizeof(Vector) / sizeof(Element));
+    const PlaneTiles& planes = p_.planes;
+    const PlaneAxis& last = planes.axis[kAllAxes - 1];
+    const int outputs = eighths * 8 * this->stride_, first_channel = planes.row_threads.quotient(thread_), threads = planes.row_threads.divisor();
+    if (first_channel >= planes.channels_at_once) return;
+#pragma unroll 1
+    for (int i = thread_ - first_channel * threads; i < planes.row_vectors; i += threads) {
+      const int begin = i * kVector - p_.w.first_in_vector, first = begin < 0 ? 0 : begin;
+      if (first >= outputs) return;
+      const int position = last.stride.quotient(first);
+      int number = first_position_ + eighth * 8 + position, at[kAllAxes];
+#pragma unroll
+      for (int a = kAllAxes - 1; a >= 0; --a) {
+        const PlaneAxis& axis = planes.axis[a];
+        const int rest = axis.slots.quotient(number);
+        at[a] = (number - rest * axis.slots.divisor()) * axis.stride.divisor() + axis.first_output;
+        number = rest;
+      }
+      at[kAllAxes - 1] += begin - position * this->stride_;
+      if (number >= p_.g.batch) return;
+      // Of the vector, what this round has and y has.
+      const int in_y = at[kAllAxes - 1], from = max(max(-begin, -in_y), 0), after = min(min(outputs - begin, last.output - in_y), kVector);
+      if (from >= after) continue;
+      const unsigned channel = static_cast<unsigned>(number) * static_cast<unsigned>(p_.g.out_channels * p_.g.groups) + static_cast<unsigned>(channel_ + first_channel);
+      const unsigned plane = static_cast<unsigned>(p_.g.plane), step = plane * static_cast<unsigned>(planes.channels_at_once);
+      const int pitch = p_.w.staging_pitch, next = pitch * planes.outer_residues * planes.channels_at_once;
+      const Element* row = this->buffer_ + (begin + first_channel * planes.outer_residues * pitch);
+      int output0 = at[0], output1 = at[1], residue1 = 0;
+#pragma unroll 1
+      for (int residue = 0; residue < planes.outer_residues; ++residue, row += pitch) {
+        if (output0 >= 0 && output0 < planes.axis[0].output && output1 >= 0 && output1 < planes.axis[1].output) {
+          unsigned to = channel * plane + static_cast<unsigned>((output0 * planes.axis[1].output + output1) * last.output + in_y);
+          const Element* values = row;
+          if (after - from == kVector) {
+#pragma unroll 4
+            for (int c = first_channel; c < channels_; c += planes.channels_at_once, to += step, values += next) {
+              *reinterpret_cast<Vector*>(static_cast<Element*>(p_.y) + to) = *reinterpret_cast<const Vector*>(values);
+            }
+          } else {
+#pragma unroll 1
+            for (int c = first_channel; c < channels_; c += planes.channels_at_once, to += step, values += next) {
+#pragma unroll 1
+              for (int e = from; e < after; ++e) static_cast<Element*>(p_.y)[to + static_cast<unsigned>(e)] = values[e];
+            }
+          }
+        }
+        if (++residue1 == planes.axis[1].stride.divisor()) {
+          residue1 = 0, output0 += planes.axis[0].dilation, output1 = at[1];
+        } else {
+          output1 += planes.axis[1].dilation;
+        }
+      }
+    }
+  }
+
+  const typename C::Params& p_;
+  int thread_;
+  int channels_;        ///< of the warpgroup that exist
+  int channel_;         ///< the first of them is of
+  int first_position_;  ///< of the tile
+};
+
+template <class C>
+using StagedStoreOf = std::conditional_t<C::kManyAxes, PlaneStore<C>, StagedStore<C>>;
 
 /// Sums of a tile on their way between the blocks of a cluster. Each block gets a share of the positions. It has a place for what each other block has of them, and
 /// uses what were its stages for its own: four sums of each thread and eight positions.
@@ -292,7 +412,7 @@ class Exchange {
   static constexpr int kTogether = 4;
 
   /// `thread`: among those that multiply.
-  __device__ __forceinline__ Exchange(const TransposedParams& p, unsigned char* memory, int rank, int thread)
+  __device__ __forceinline__ Exchange(const typename C::Params& p, unsigned char* memory, int rank, int thread)
       : own_(reinterpret_cast<uint4*>(memory + kBarrierBytes) + thread),
         others_(reinterpret_cast<uint4*>(memory + p.g.shared_bytes - p.w.exchange_bytes) + thread),
         arrived_(barrier(memory)), blocks_(p.w.splits), share_(p.w.share_eighths), rank_(rank) {}
@@ -301,7 +421,7 @@ class Exchange {
   static __device__ __forceinline__ void make_barrier(unsigned char* memory) {
     gpu::barrier_init(barrier(memory), 1);
   }
-  static __device__ __forceinline__ void expect(const TransposedParams& p, unsigned char* memory, int rank) {
+  static __device__ __forceinline__ void expect(const typename C::Params& p, unsigned char* memory, int rank) {
     const int eighths = eighths_of(p.w, rank);
     gpu::barrier_arrive_expect(barrier(memory), static_cast<unsigned>((p.w.splits - 1) * (eighths > 0 ? eighths : 0) * kThreads) * unsigned(sizeof(uint4)));
   }
@@ -364,12 +484,12 @@ class Exchange {
 
 /// Stores a tile's own sums.
 template <class C>
-__device__ __forceinline__ void store_own(const TransposedParams& p, unsigned char* memory, const Tile& tile, int warpgroup, int thread, const ColumnBiases& biases,
+__device__ __forceinline__ void store_own(const typename C::Params& p, unsigned char* memory, const Tile& tile, int warpgroup, int thread, const ColumnBiases& biases,
                                           const float (&own)[C::kSums]) {
   constexpr int kEighths = C::kPositions / 8, kTogether = C::kStagedEighths;
   if constexpr (kTogether > 0) {
-    if (p.w.staged) {
-      const StagedStore<C> store(p, memory, tile, warpgroup, thread, biases);
+    if (C::kManyAxes || p.w.staged) {
+      const StagedStoreOf<C> store(p, memory, tile, warpgroup, thread, biases);
 #pragma unroll
       for (int eighth = 0; eighth < kEighths; eighth += kTogether) {
         float sums[kTogether][4];
@@ -396,14 +516,14 @@ __device__ __forceinline__ void store_own(const TransposedParams& p, unsigned ch
 
 /// Stores this block's share of the positions of a tile, whose sums the blocks of a cluster have given it.
 template <class C>
-__device__ __forceinline__ void store_share(const TransposedParams& p, unsigned char* memory, const Tile& tile, int warpgroup, int thread, int rank,
+__device__ __forceinline__ void store_share(const typename C::Params& p, unsigned char* memory, const Tile& tile, int warpgroup, int thread, int rank,
                                             const ColumnBiases& biases, const Exchange<C>& exchange) {
   constexpr int kTogether = Exchange<C>::kTogether;
   const int first = rank * p.w.share_eighths, eighths = Exchange<C>::eighths_of(p.w, rank);
   float sums[kTogether][4];
-  if (p.w.staged) {
+  if (C::kManyAxes || p.w.staged) {
     if (eighths <= 0) return;
-    const StagedStore<C> store(p, memory, tile, warpgroup, thread, biases);
+    const StagedStoreOf<C> store(p, memory, tile, warpgroup, thread, biases);
     exchange.wait();
 #pragma unroll 1
     for (int eighth = 0; eighth < eighths; eighth += kTogether) {

@@ -51,6 +51,22 @@ __device__ __forceinline__ int* tile_in_stage(const Shared& shared, int stage) {
 }
 inline constexpr int kNoTile = -1;
 
+/// Asks for what a ring holds of a tile's x.
+template <class C>
+__device__ __forceinline__ void prefetch_tile(const WindowParams& params, int position, int sample_and_group, PlaneInputs<C::kWindow.lines> inputs) {
+  const ImplicitGeometry& g = params.p.g;
+  const int all = PlaneInputs<C::kWindow.lines>::chunks(g), chunks = all < g.stages ? all : g.stages;
+#pragma unroll 1
+  for (int c = 0; c < chunks; ++c) {
+    if (has_planes<C>(g) && !g.flat) {
+      gpu::tensor_prefetch(&params.x_map, {position, inputs.at[1], inputs.at[0], inputs.channel_block * C::kWords * C::kWordElements, sample_and_group});
+      inputs.advance(g);
+    } else {
+      gpu::tensor_prefetch(&params.x_map, position, c * C::kWords * C::kWordElements, sample_and_group);
+    }
+  }
+}
+
 /// Fills a team's ring for all its tiles; by one lane.
 template <class C>
 __device__ __forceinline__ void produce_windows(const WindowParams& params, const Shared& shared) {
@@ -70,7 +86,10 @@ __device__ __forceinline__ void produce_windows(const WindowParams& params, cons
       inputs = Inputs(plane);
     }
     const int position = static_cast<int>(g.first_position) + C::kWindow.lag() + (tile.row - row * g.sample_tiles.divisor()) * g.tile_rows - C::kWindow.before(C::kVector);
-    if (first) gpu::wait_for_kernel_before();  // where the first box is has been worked out meanwhile
+    if (first) {
+      if (params.row_tiles_taken == nullptr) prefetch_tile<C>(params, position, sample_and_group, inputs);
+      gpu::wait_for_kernel_before();  // where the first box is has been worked out meanwhile
+    }
     const int next = tiles.next();
     for (int c = 0; c < Inputs::chunks(g); ++c) {
       gpu::barrier_wait(shared.empty(ring.stage), ring.parity ^ 1);
@@ -113,6 +132,9 @@ __device__ __forceinline__ void implicit_gemm_windows(const WindowParams& params
   if (warpgroup >= C::kWarpgroups) {
     gpu::give_registers_back<WindowRegisters<C>::kLoading>();
     if (shared.team < g.teams && gpu::elect()) init_barriers(shared);
+    if (shared.team == 0 && gpu::elect()) {
+      prefetch_share(p.weight, std::int64_t{g.in_channels} * g.groups * g.out_channels * g.weights * int(sizeof(typename C::Element)), blockIdx.x, gridDim.x);
+    }
     __syncthreads();
     if (shared.team < g.teams && gpu::elect()) produce_windows<C>(params, shared);
     return;

@@ -25,7 +25,13 @@ constexpr double kNativeBandwidth = 3.1e12;  // bytes/s of the native GEMM, whic
 constexpr double kCol2imBandwidth = 3.8e12;  // bytes/s over columns read and outputs written
 constexpr double kCol2imLaunch = 2.5e-6;     // seconds; a product's is in its Rates
 constexpr double kL2Bandwidth = 5.5e12;      // bytes/s of weights, which products of few positions read from L2 again and again,
+constexpr double kWeightBandwidth = 2.2e12;  // the first time from memory,
 constexpr std::int64_t kTilePositions = 128;  // once for so many positions of a product
+// CUTLASS's tiles: seconds of a step of the depth, and for each element of both operands that it loads. What multiplies many tiles at a time is Rates::flops.
+constexpr double kDepthStep = 0.25e-6, kStepElement = 0.1e-9;
+
+constexpr std::int64_t kRowUnit = 8;    // elements: 16-bit rows that are not whole 16 bytes
+constexpr double kUnalignedRows = 3;    // make cuBLAS so many times slower
 
 struct Rates {
   double flops;   ///< FLOP/s on large products
@@ -107,6 +113,15 @@ bool join(const Problem& problem, std::int64_t limit, Plan* plan) {
   return true;
 }
 
+/// Seconds of the steps of the depth that follow each other.
+double time_of_steps(const Problem& problem, const Plan& plan, const GemmTile& tile) {
+  constexpr std::int64_t kAtOnce = 2 * 132;  // tiles
+  const std::int64_t tiles = ceil_div(problem.group_out_channels() * problem.taps(), std::int64_t{tile.rows}) * ceil_div(problem.input_positions(), std::int64_t{tile.positions}) *
+                             std::max<std::int64_t>(plan.piece.batch, 1);
+  const double step = kDepthStep + kStepElement * double(tile.rows + tile.positions) * tile.depth;
+  return double(ceil_div(tiles, kAtOnce) * ceil_div(problem.group_in_channels(), std::int64_t{tile.depth})) * step;
+}
+
 /// `tile`: nullptr where the back end decides by itself.
 void predict(const Problem& problem, const GemmTile* tile, Plan* plan) {
   const double item = double(size_of(problem.dtype));
@@ -123,14 +138,19 @@ void predict(const Problem& problem, const GemmTile* tile, Plan* plan) {
     if (tile->rows < 128 && tile->positions < 128) flops *= 2;
   }
   const double gemm_bytes = item * problem.input_elements() + item * problem.weight_elements() + columns;
-  const Rates rates = rates_of(plan->backend, problem.dtype, plan->precision);
+  Rates rates = rates_of(plan->backend, problem.dtype, plan->precision);
+  if (plan->backend == GemmBackend::cublas && problem.dtype != DType::float32 && problem.dtype != DType::float64 && problem.layout == Layout::channels_first && !plan->joined &&
+      problem.input_positions() % kRowUnit != 0) {
+    rates.flops /= kUnalignedRows, rates.bandwidth /= kUnalignedRows;
+  }
   const double memory = gemm_bytes / rates.bandwidth, arithmetic = flops / rates.flops;
   // Products of samples, or of all samples of a piece.
   const std::int64_t samples = std::max<std::int64_t>(problem.batch, 1), positions = problem.input_positions();
   const std::int64_t position_tiles = plan->joined ? ceil_div(samples * positions, kTilePositions) : samples * ceil_div(positions, kTilePositions);
-  const double weights = plan->backend == GemmBackend::cublas ? double(position_tiles) * item * problem.weight_elements() / kL2Bandwidth : 0;
+  const double weights = plan->backend == GemmBackend::cublas ? item * problem.weight_elements() * (1 / kWeightBandwidth + double(position_tiles - 1) / kL2Bandwidth) : 0;
   const double joining = plan->joined ? 2 * item * problem.input_elements() / kCopyBandwidth + kCol2imLaunch * double(count_pieces(problem, plan->piece)) : 0;
-  const double gemm = std::max(rates.overlap ? std::max(memory, arithmetic) : memory + arithmetic, weights) + joining;
+  const double steps = tile != nullptr && plan->backend == GemmBackend::cutlass ? time_of_steps(problem, *plan, *tile) : 0;
+  const double gemm = std::max({rates.overlap ? std::max(memory, arithmetic) : memory + arithmetic, weights, steps}) + joining;
   const double col2im = (columns + item * problem.output_elements()) / kCol2imBandwidth;
   const double products = problem.groups == 1 ? 1.0 : double(std::min(problem.groups, std::max<std::int64_t>(plan->piece.batch, 1)));
   plan->predicted_seconds = gemm + col2im + double(count_pieces(problem, plan->piece)) * (products * rates.launch + kCol2imLaunch);

@@ -6,6 +6,10 @@
 //
 // It is for layers with more weights than positions, where to put the weights into another order first would take as long as the product:
 // their rows are copied as they lie in memory, and threads read the words that wgmma takes from registers there, whatever tap they are of.
+//
+// Where a problem has several axes, r, j and u have a part for each, and so rows, columns and depth are products of those of the axes. Positions are numbered as they lie
+// in a block of R_0 x R_1 x R_2 slots for each sample, whose rows end with zeros where it takes some for one tap further to be the same number of slots away for all of them.
+//
 // x, the smaller operand, is what a first kernel puts into the tensor cores' order, in the workspace, with the zeros around its samples: a tile's
 // part of it is then as easily copied as the weights. Where tiles are fewer than multiprocessors, the blocks of a cluster share out
 // the depth of a tile and add up their sums.
@@ -18,16 +22,20 @@ inline constexpr int kMostRanges = 8;
 /// Columns of weights that a warpgroup has, and threads of a block that load.
 inline constexpr int kGroupColumns = 64, kTransposedLoading = kWarpgroup;
 
+/// Of a problem. A kernel is for either.
+enum class Axes : std::int8_t { one, many };
+
 /// What a kernel instance computes at a time.
 struct TransposedTile {
   int positions;  ///< a multiple of 8, at most 256
   int columns;    ///< of weights: kGroupColumns for each warpgroup that multiplies
   int words;      ///< depth of a chunk, as in ImplicitTile
+  Axes axes;
   constexpr int multiplying() const { return columns / kGroupColumns * kWarpgroup; }  ///< threads
   /// Whether clusters share out a tile: with more columns, threads have too few registers for it.
   constexpr bool splits() const { return columns <= 128; }
   /// Whose sums are staged at a time, 0 if they are not, for the same reason.
-  constexpr int staged_positions() const { return columns > 128 ? 0 : positions > 144 ? 72 : 48; }
+  constexpr int staged_positions() const { return columns > 128 ? 0 : positions <= 144 ? 48 : axes == Axes::one || words > 16 ? 72 : 24; }
 };
 
 /// A column tile: either all residues of some channels, or a part of the residues of one. Of its columns, the pieces of the
@@ -72,14 +80,50 @@ struct WeightTiles {
   int first_row;  ///< of the range that a launch has
 };
 
+inline constexpr int kAllAxes = kOuterAxes + 1;
+
+/// An axis of several. gcd(stride, dilation) is 1 and kernel >= stride, so that residues are [0, stride) and each has a tap.
+struct PlaneAxis {
+  int input, output, kernel, dilation;
+  FastDiv<std::int32_t> stride;
+  FastDiv<std::int32_t> slots;  ///< R
+  int most_taps;                ///< of a residue
+  int first_input;              ///< input that slot 0 holds
+  int first_output;             ///< of position 0 and residue 0; may be negative
+};
+
+/// What tiles of several axes have besides. ImplicitGeometry::kernel, residues, taps, input and halo are those of all axes together.
+struct PlaneTiles {
+  static constexpr int kMostTaps = 64, kMostRuns = 16;
+  PlaneAxis axis[kAllAxes];
+  FastDiv<std::int32_t> outermost_slots;  ///< of one position of axis 0
+  int outermost_positions;                ///< of axis 0 that have outputs
+
+  // Of each tap: elements from the weight of a column's first tap to its own, the slot of a stage that position 0 of a tile reads, and (bits) of which axes it is the last one, which
+  // some residues lack.
+  std::int32_t tap_weights[kMostTaps];
+  std::int16_t tap_slots[kMostTaps];
+  std::uint8_t tap_last[kMostTaps];
+  // A stage's slots are runs of neighbouring ones, each of those that neighbouring taps read: so many slots each, which begin so far before ImplicitGeometry::halo.
+  int runs, run_slots;
+  int run_before[kMostRuns];
+
+  // A row of the staging buffer is the outputs of a channel and of one residue of the outer axes. Vectors of a row, threads that have those of one, and channels that all threads
+  // have rows of at a time.
+  int outer_residues;
+  int row_vectors, channels_at_once;
+  FastDiv<std::int32_t> row_threads;
+};
+
 struct TransposedGeometry {
   ImplicitGeometry g;  ///< the problem, its residue form, positions (a tile's rows) and stages
   WeightTiles w;
+  PlaneTiles planes;
 };
 
-/// Works out the geometry, or says false where the tile cannot serve the problem: more than one axis, channels_last, outputs without taps,
-/// rows of weights that are not multiples of 16 bytes, much more of x than of weights, sizes beyond 32 bits, stages that do not fit shared memory, or
-/// more splits than pay.
+/// Works out the geometry, or says false where the tile cannot serve the problem: channels_last, outputs without taps,
+/// rows of weights that are not multiples of 16 bytes, sizes beyond 32 bits, stages that do not fit shared memory, more splits than pay;
+/// of one axis much more of x than of weights, of several more residues than a warpgroup's columns or neighbouring ones that do not have neighbouring outputs.
 bool make_transposed_geometry(const Problem& problem, Precision precision, const TransposedTile& tile, int splits,
                               const DeviceTraits& traits, TransposedGeometry* geometry);
 

@@ -16,11 +16,13 @@ using namespace fused_plans;
 constexpr double kClock = 1.7e9;
 constexpr double kLaunch = 4.6e-6;           // seconds, with putting x into order
 constexpr double kStart = 3500;              // cycles of a tile until its first products, and after its last ones
+constexpr double kHalfPlaneProduct = 1.7;    // for each cycle of the tensor cores, several axes and taps in 16 bits: their weights are in few banks
 constexpr double kSplitProduct = 0.49;       // for each cycle of the tensor cores where words are split in two; else 1
 constexpr double kSplitTap = 430;            // and cycles of each tap, which is waited for
 constexpr double kSharedByte = 1.0 / 44;     // cycles for each byte of a stage
 constexpr double kChunk = 95;                // cycles of a chunk besides
 constexpr double kPosition = 19;             // cycles of storing a tile, for each of its positions
+constexpr double kPlanePosition = 40;        // of several axes
 constexpr double kScattered = 90;            // the same where threads store what they have, and that is short pieces
 constexpr double kExchanged = 27;            // or where sums of several blocks are added
 constexpr double kNextCluster = 3000;        // cycles until a cluster begins where another one has ended
@@ -35,9 +37,12 @@ void predict(const Problem& problem, const TransposedInstance& instance, const T
   const double chunks = double(g.chunks) / t.w.splits;
   const double taps = double(g.taps) / g.tap_blocks;
   const int groups = instance.tile.columns / kGroupColumns;
-  const double products = groups * taps * (instance.tile.words / 8) * std::max(positions, 32) / 2 * (split ? 3 * kSplitProduct : 1) + (split ? kSplitTap * taps : 0);
-  const double chunk = std::max(products, kSharedByte * (g.x_bytes / (split ? 2 : 1) + g.weight_bytes)) + kChunk;
-  const double position = t.w.splits > 1 ? kExchanged : t.w.staged || g.residues >= kGroupColumns ? kPosition : kScattered;
+  const bool planes = instance.tile.axes == Axes::many;
+  const double slower = planes && g.taps > 1 && size_of(problem.dtype) == 2 ? kHalfPlaneProduct : 1;
+  const double products = slower * groups * taps * (instance.tile.words / 8) * std::max(positions, 32) / 2 * (split ? 3 * kSplitProduct : 1) + (split ? kSplitTap * taps : 0);
+  const double load = kSharedByte * (g.x_bytes / (split ? 2 : 1) + g.weight_bytes);
+  const double chunk = std::max(products, load) + kChunk + (g.stages < 3 ? std::min(products, load) / 2 : 0);  // with two stages, one is not always there in time
+  const double position = planes ? kPlanePosition / t.w.splits + (t.w.splits > 1 ? kExchanged : 0) : t.w.splits > 1 ? kExchanged : t.w.staged || g.residues >= kGroupColumns ? kPosition : kScattered;
   const double tile = kStart + chunks * chunk + position * positions;
   // The blocks of a cluster are in one part of the chip, whose multiprocessors are no multiple of four: some are left over.
   const std::int64_t at_once = t.w.splits <= 2 ? traits.multiprocessors / t.w.splits : traits.multiprocessors * 10 / (11 * t.w.splits);
@@ -45,7 +50,8 @@ void predict(const Problem& problem, const TransposedInstance& instance, const T
   for (int range = 0; range < t.w.ranges; ++range) waves += double(ceil_div(std::int64_t{range_of(t, range).g.tiles}, std::max<std::int64_t>(at_once, 1)));
   const double between = t.w.splits > 1 ? (waves - 1) * kNextCluster : 0;
   const double memory = plan->bytes / kCopyBandwidth;
-  plan->predicted_seconds = kLaunch * t.w.ranges + std::max((waves * tile + between) / kClock, memory);
+  const double order = planes ? 2 * double(plan->workspace_bytes) * t.w.ranges / kCopyBandwidth : 0;  // x into the workspace; of one axis it is little
+  plan->predicted_seconds = kLaunch * t.w.ranges + order + std::max((waves * tile + between) / kClock, memory);
 }
 
 }  // namespace
@@ -59,9 +65,10 @@ void append_transposed_plans(const Problem& problem, const DeviceTraits& traits,
     for (const int splits : {1, 2, 4, 8}) {
       TransposedGeometry geometry;
       if (!make_transposed_geometry(problem, plan.precision, instance.tile, splits, traits, &geometry)) continue;
-      // No more than weights would be, were they put into order instead.
+      // Of one axis no more than weights would be, were they put into order instead.
       const std::int64_t weights = problem.weight_elements() * std::int64_t(size_of(problem.dtype)) * (instance.precision == Precision::tf32x3 ? 2 : 1);
-      if (!set_ranges(plan.precision, instance.tile, std::min(weights, options.workspace_limit), &geometry)) continue;
+      const std::int64_t most = instance.tile.axes == Axes::many ? options.workspace_limit : std::min(weights, options.workspace_limit);
+      if (!set_ranges(plan.precision, instance.tile, most, &geometry)) continue;
       plan.splits = splits;
       plan.workspace_bytes = std::size_t(packed_positions_bytes(plan.precision, instance.tile, geometry));
       predict(problem, instance, geometry, traits, &plan);

@@ -17,8 +17,9 @@ struct TransposedInstance {
 namespace transposed_rows {
 using namespace instance_kinds;
 
-#define CONVT_TRANSPOSED_GEMM(kind, positions, columns, words) \
-  TransposedInstance{"sm90_transposed_" #kind "_channels_first", kind.dtype, kind.precision, {positions, columns, words}},
+#define CONVT_TRANSPOSED_GEMM(kind, positions, columns, words, axes) \
+  TransposedInstance{Axes::axes == Axes::many ? "sm90_transposed_planes_" #kind "_channels_first" : "sm90_transposed_" #kind "_channels_first", kind.dtype, kind.precision, \
+                     {positions, columns, words, Axes::axes}},
 inline constexpr TransposedInstance kRows[] = {
 #include "implicit/transposed_instances.def"
 };

@@ -4,6 +4,7 @@
 #include <cuda_runtime.h>
 
 #include <cstddef>
+#include <cstdint>
 
 namespace convt_gemm {
 namespace gpu {
@@ -15,6 +16,23 @@ __device__ __forceinline__ void wait_for_kernel_before() {
 #endif
 }
 
+/// Asks for the memory around an address, at least 32 bytes that begin at a multiple of 32, so that the L2 cache has them when they are read. May come before
+/// wait_for_kernel_before: all writes meet in that cache, so what another kernel has yet to write is not missed.
+__device__ __forceinline__ void prefetch(const void* at) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(at));
+#endif
+}
+
+/// The same of all of `bytes` from an address on, by the copy engine: one instruction of one thread.
+__device__ __forceinline__ void prefetch_run(const void* from, unsigned bytes) {
+#if __CUDA_ARCH__ >= 900
+  constexpr std::uintptr_t kEach = 16;  // whole ones are asked for
+  const auto first = reinterpret_cast<std::uintptr_t>(from), begin = first / kEach * kEach;
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(begin), "r"(static_cast<unsigned>((first + bytes - begin + kEach - 1) / kEach * kEach)));
+#endif
+}
+
 /// Lets the kernel behind this one, if launch_early starts it, have its first blocks as soon as a thread of each block of this one has come here; else it has them when this
 /// one's blocks end. It waits by itself for this one to be done. Early blocks fill the multiprocessors that have room first, which are too few where most of this
 /// kernel's blocks are still at work: so not before then.
@@ -22,12 +40,6 @@ __device__ __forceinline__ void let_next_kernel_start() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
-}
-
-/// The same for a kernel without shared memory to speak of, of one block axis, if so few threads are at work that the next one's have room beside them everywhere.
-__device__ __forceinline__ void let_next_kernel_start_beside_few() {
-  constexpr unsigned kFew = 1u << 16;  // a quarter of what an H100 has room for
-  if (gridDim.x * blockDim.x <= kFew) let_next_kernel_start();
 }
 
 }  // namespace gpu

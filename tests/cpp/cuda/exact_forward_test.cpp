@@ -118,6 +118,21 @@ INSTANTIATE_TEST_SUITE_P(
                       NamedProblem{"taps", make_problem(1, 130, 64, {{30, 7, 3, 2}})}),
     ProblemName());
 
+/// The same with several axes: clusters, groups, rows that end in the middle of what is stored together, outputs that padding crops, tiles without outputs.
+INSTANTIATE_TEST_SUITE_P(
+    MoreWeightsPlanes, ExactCase,
+    ::testing::Values(NamedProblem{"clusters", make_problem(2, 600, 40, {{5, 4, 2, 1}, {7, 4, 2, 1}}, 1, true)},
+                      NamedProblem{"shifted_rows", make_problem(3, 70, 48, {{9, 4, 2, 1}, {33, 4, 2, 1}}, 1, true)},
+                      NamedProblem{"cropped_volumes", make_problem(2, 48, 24, {{4, 4, 2, 3}, {9, 4, 2, 3}, {21, 4, 2, 3}}, 1, true)},
+                      NamedProblem{"runs", make_problem(1, 40, 24, {{5, 4, 2, 1}, {240, 4, 2, 1}}, 1, true)},
+                      NamedProblem{"runs_of_volumes", make_problem(1, 40, 16, {{2, 2, 1}, {4, 3, 1, 1}, {236, 2, 2}})},
+                      NamedProblem{"missing_taps", make_problem(2, 66, 56, {{12, 3, 2, 1, 1}, {20, 3, 2, 1, 1}}, 1, true)},
+                      NamedProblem{"strides_of_four", make_problem(2, 64, 64, {{11, 4, 4}, {18, 4, 4}}, 2, true)},
+                      NamedProblem{"one_of_the_strides", make_problem(2, 96, 40, {{6, 8, 4}, {50, 1, 1}}, 1, true)},
+                      NamedProblem{"dilation", make_problem(2, 36, 24, {{6, 5, 3, 2, 1, 2}, {20, 3, 1, 1, 0, 3}})},
+                      NamedProblem{"empty_tiles", make_problem(2, 40, 16, {{40, 3, 1, 12}, {60, 2, 2}}, 1, true)}),
+    ProblemName());
+
 /// What the direct kernels of frames and of depthwise rows are for, the last one with four vectors a thread.
 INSTANTIATE_TEST_SUITE_P(
     SmallRows, ExactCase,

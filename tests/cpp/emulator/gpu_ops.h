@@ -195,6 +195,11 @@ inline void tensor_copy(void* shared, const TensorMap* map, int inner, int middl
 inline void tensor_copy(void* shared, const TensorMap* map, const int (&place)[5], std::uint64_t* barrier, Source at = Source::here()) {
   tensor_copy(shared, map, place, 5, barrier, at);
 }
+/// No cache is emulated.
+inline void prefetch(const void* /*at*/) {}
+inline void prefetch_run(const void* /*from*/, unsigned /*bytes*/) {}
+inline void tensor_prefetch(const TensorMap* /*map*/, int /*inner*/, int /*middle*/, int /*outer*/) {}
+inline void tensor_prefetch(const TensorMap* /*map*/, const int (&/*place*/)[5]) {}
 inline void bulk_store(void* global, const void* shared, unsigned bytes, Source at = Source::here()) {
   emulator::bulk_store(global, shared, bytes, at);
 }

@@ -25,28 +25,26 @@ struct TransposedKernel {
   std::string name;
   TransposedInstance instance;
   int pack_blocks;  ///< for a chunk of x
-  void (*pack)(const implicit::TransposedParams&);
-  void (*multiply)(const implicit::TransposedParams&);
+  void (*pack)(const implicit::PlaneParams&);
+  void (*multiply)(const implicit::PlaneParams&);
 };
 
-template <Kind kKind, int kPositions, int kColumns, int kWords>
+template <Kind kKind, int kPositions, int kColumns, int kWords, Axes kAxes>
 TransposedKernel transposed_kernel(const char* name, const TransposedInstance& instance) {
-  using C = implicit::TransposedConfig<kKind, kPositions, kColumns, kWords>;
-  return {name, instance, C::kQuads / C::kPackedQuads, [](const implicit::TransposedParams& p) { implicit::pack_positions<C>(p); },
-          [](const implicit::TransposedParams& p) { implicit::implicit_gemm_transposed<C>(p); }};
+  using C = implicit::TransposedConfig<kKind, kPositions, kColumns, kWords, kAxes>;
+  return {name, instance, C::kQuads / C::kPackedQuads, [](const implicit::PlaneParams& p) { implicit::pack_positions<C>(p); },
+          [](const implicit::PlaneParams& p) { implicit::implicit_gemm_transposed<C>(p); }};
 }
 
-const std::vector<TransposedKernel>& kernels() {
-  static const std::vector<TransposedKernel> all = [] {
-    std::vector<TransposedKernel> list;
-    const TransposedInstance* instance = transposed_instances();
-#define CONVT_TRANSPOSED_GEMM(kind, positions, columns, words) \
-  list.push_back(transposed_kernel<Kind::kind, positions, columns, words>(#kind "_" #positions "x" #columns "x" #words, *instance++));
+std::vector<TransposedKernel> kernels(Axes wanted) {
+  std::vector<TransposedKernel> list;
+  const TransposedInstance* instance = transposed_instances();
+#define CONVT_TRANSPOSED_GEMM(kind, positions, columns, words, number)                                                                               \
+  list.push_back(transposed_kernel<Kind::kind, positions, columns, words, Axes::number>(#kind "_" #positions "x" #columns "x" #words, *instance)); \
+  if (instance++->tile.axes != wanted) list.pop_back();
 #include "implicit/transposed_instances.def"
 #undef CONVT_TRANSPOSED_GEMM
-    return list;
-  }();
-  return all;
+  return list;
 }
 
 /// The output's bytes; operands and workspace lie between inaccessible pages.
@@ -58,8 +56,8 @@ Bytes run(const TransposedKernel& kernel, const Problem& problem, const Operands
   const emulator::GuardedMemory workspace(std::size_t(packed_positions_bytes(kernel.instance.precision, kernel.instance.tile, geometry)), 16);
   for (int range = 0; range < geometry.w.ranges; ++range) {
     const TransposedGeometry part = range_of(geometry, range);
-    implicit::TransposedParams params{};
-    params.g = part.g, params.w = part.w;
+    implicit::PlaneParams params{};
+    params.g = part.g, params.w = part.w, params.planes = part.planes;
     params.x = x->data(), params.weight = weight->data(), params.bias = problem.bias ? bias->data() : nullptr;
     params.y = workspace.data();
     emulator::launch({unsigned((params.w.packed_slots - 1) / kWarpgroup + 1), unsigned(params.g.channel_blocks * kernel.pack_blocks), unsigned(params.g.groups)},
@@ -101,6 +99,52 @@ bool expect_exact(const Problem& base, const TransposedKernel& kernel, int split
 }
 
 class TransposedKernels : public ::testing::TestWithParam<TransposedKernel> {};
+class PlaneKernels : public TransposedKernels {};
+
+/// Planes and volumes: residues that lack taps on some axes, samples and rows of y that begin and end anywhere in a tile and in what is stored together.
+TEST_P(PlaneKernels, GiveTheReference) {
+  for (const Problem& problem : {
+           make_problem(2, 20, 12, {{5, 2, 2}, {18, 2, 2}}, 1, true),            // every position has four outputs in whole vectors
+           make_problem(1, 20, 12, {{9, 2, 2}, {7, 2, 2}}, 1, true),             // or in parts of them
+           make_problem(3, 17, 8, {{4, 2, 2, 1, 1}, {17, 4, 2, 1}}, 1, true),    // vectors that begin with a position's second output, and a padded row of 18 slots
+           make_problem(1, 12, 8, {{3, 4, 2, 3}, {20, 6, 2, 3, 0}}, 1, true),    // the same, of outputs that padding has cropped
+           make_problem(2, 12, 16, {{3, 4, 4}, {16, 4, 4}}, 2, true),            // a position has a vector; groups
+           make_problem(2, 20, 24, {{5, 8, 4, 1}, {22, 1, 1}}, 1, true),         // residues of an outer axis
+           make_problem(1, 20, 8, {{4, 3, 2, 1, 1}, {7, 3, 2, 1, 1}}, 1, true),  // columns that lack taps on one axis or both
+           make_problem(2, 9, 8, {{3, 5, 3, 2, 1, 2}, {6, 3, 1, 0, 0, 3}}),      // dilation, residues that lie one past the other
+           make_problem(2, 12, 8, {{2, 2, 2}, {3, 2, 2}, {16, 2, 2}}, 1, true),  // volumes
+           make_problem(2, 20, 12, {{3, 1, 1}, {5, 2, 2}, {5, 2, 2}}, 1, true),
+           make_problem(1, 8, 8, {{2, 3, 1, 1}, {3, 3, 2, 0}, {9, 2, 1, 0}}, 1, true),
+           make_problem(5, 24, 8, {{2, 1, 1}, {4, 4, 1, 0}}, 1, true),           // rows that are mostly zeros
+           make_problem(1, 12, 4, {{26, 3, 1, 3}, {40, 2, 2, 0}}, 1, true),      // tiles that have no outputs
+           make_problem(2, 12, 40, {{3, 8, 8}, {5, 5, 5}}, 1, true),             // 40 residues, a stride that is no vector's
+           make_problem(1, 12, 8, {{3, 4, 2, 1}, {240, 4, 2, 1}}, 1, true),      // rows so long that taps of the axis before are runs of their own
+           make_problem(1, 12, 4, {{2, 2, 1}, {3, 3, 1, 1}, {236, 2, 2}}),
+       }) {
+    EXPECT_TRUE(expect_exact(problem, GetParam(), 1, 2, {{}, {emulator::Order::starve, emulator::Completion::late, 5}})) << to_string(problem);
+  }
+}
+
+/// The depth of a tile, shared out over the blocks of a cluster.
+TEST_P(PlaneKernels, AddUpTheSumsOfACluster) {
+  const TransposedKernel& kernel = GetParam();
+  const int chunk = kernel.instance.tile.words * int(4 / size_of(kernel.instance.dtype));
+  for (const int splits : {2, 4}) {
+    for (const convt_gemm::Axis& axis : {convt_gemm::Axis{18, 2, 2}, {17, 4, 2, 1}, {22, 1, 1}, {5, 3, 2, 1}}) {
+      const Problem problem = make_problem(2, 2 * splits * chunk - 3, 8, {{3, 2, 2}, axis}, 1, true);
+      EXPECT_TRUE(expect_exact(problem, kernel, splits, 8, {{emulator::Order::starve, emulator::Completion::late, 3}})) << to_string(problem) << ", " << splits << " splits";
+    }
+  }
+}
+
+/// More tiles than blocks and more chunks than stages, in ranges too.
+TEST_P(PlaneKernels, DoNotDependOnTheOrderOfThreads) {
+  const TransposedKernel& kernel = GetParam();
+  const int chunk = kernel.instance.tile.words * int(4 / size_of(kernel.instance.dtype));
+  const Problem problem = make_problem(1, 4 * chunk + 5, 24, {{2, 4, 2, 1}, {kernel.instance.tile.positions / 2, 4, 2, 1}}, 1, true);
+  EXPECT_TRUE(expect_exact(problem, kernel, 1, 1, emulator::many_options(1)));
+  EXPECT_TRUE(expect_exact(problem, kernel, 1, 1, {{}}, 0.7));
+}
 
 /// Rows in ranges, the last of which is shorter, with a sample that two of them have a part of.
 TEST_P(TransposedKernels, DoRangesOneAfterTheOther) {
@@ -232,7 +276,8 @@ struct InstanceName {
     return info.param.name;
   }
 };
-INSTANTIATE_TEST_SUITE_P(Instance, TransposedKernels, ::testing::ValuesIn(kernels()), InstanceName());
+INSTANTIATE_TEST_SUITE_P(Instance, TransposedKernels, ::testing::ValuesIn(kernels(Axes::one)), InstanceName());
+INSTANTIATE_TEST_SUITE_P(Instance, PlaneKernels, ::testing::ValuesIn(kernels(Axes::many)), InstanceName());
 
 }  // namespace
 }  // namespace convt_gemm::testing
