@@ -92,7 +92,8 @@ class CudaTimer(Timer):
 
     # Long beside the microseconds that launching a graph takes.
     least_replay_seconds = 3e-3
-    most_calls = 256
+    most_calls = 2048
+    most_copies = 256
     plain_rounds = 9
 
     def __init__(self, device: torch.device, budget: float, stable: Sequence[str] = ()) -> None:
@@ -124,7 +125,7 @@ class CudaTimer(Timer):
         cache = torch.cuda.get_device_properties(self.device).L2_cache_size
         present = [tensors.input, tensors.weight, output]
         footprint = max(1, sum(tensor.numel() * tensor.element_size() for tensor in present))
-        copies = min(self.most_calls, math.ceil(2 * cache / footprint))
+        copies = min(self.most_copies, math.ceil(2 * cache / footprint))
         return [tensors, *(tensors.clone() for _ in range(copies - 1))]
 
     def _capture(self, name: str, call: Call, rotation: Sequence[Tensors]) -> _CapturedCalls:
@@ -133,14 +134,14 @@ class CudaTimer(Timer):
         with torch.cuda.stream(stream):
             for _ in range(3):
                 expected = call(rotation[0])
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            call(rotation[0])
-            end.record()
         torch.cuda.synchronize(self.device)
-        estimate = max(_event_seconds((start, end)), 1e-6)
-        calls = min(self.most_calls, max(len(rotation), math.ceil(self.least_replay_seconds / estimate)))
-        captured = _CapturedCalls(call, rotation, calls)
+        captured = _CapturedCalls(call, rotation, len(rotation))
+        # Outside of a graph a small call would take as long as the host needs for it.
+        estimate = max(self._replay_seconds(captured) / captured.calls, 1e-6)
+        calls = min(self.most_calls, math.ceil(self.least_replay_seconds / estimate))
+        if calls > captured.calls:
+            del captured  # first: its outputs
+            captured = _CapturedCalls(call, rotation, calls)
         if name in self.stable and not captured.gives(expected):
             raise UnstableResultError(f"{name}: the replay of a CUDA graph gave other bits than a plain call")
         return captured

@@ -166,7 +166,7 @@ def test_a_plan_that_the_limit_forbids_falls_back_to_the_planners():
 
 @pytest.mark.parametrize("plan", ["magic", "auto", "gemm_col2im", "gemm_col2im_cpu_float32", ""])
 def test_a_plan_that_is_not_the_problems_is_refused(plan):
-    with pytest.raises(RuntimeError, match=f"expected plan to be one of 'gemm_col2im.*but got '{plan}'"):
+    with pytest.raises(RuntimeError, match=f"expected plan to be one of '.*gemm_col2im.*but got '{plan}'"):
         remember(plan)
     assert tuning.tuned_plans() == []
 
