@@ -130,7 +130,7 @@ INSTANTIATE_TEST_SUITE_P(
                       NamedProblem{"strides_of_four", make_problem(2, 64, 64, {{11, 4, 4}, {18, 4, 4}}, 2, true)},
                       NamedProblem{"one_of_the_strides", make_problem(2, 96, 40, {{6, 8, 4}, {50, 1, 1}}, 1, true)},
                       NamedProblem{"dilation", make_problem(2, 36, 24, {{6, 5, 3, 2, 1, 2}, {20, 3, 1, 1, 0, 3}})},
-                      NamedProblem{"empty_tiles", make_problem(2, 40, 16, {{40, 3, 1, 12}, {60, 2, 2}}, 1, true)}),
+                      NamedProblem{"empty_tiles", make_problem(2, 40, 16, {{26, 3, 1, 12}, {2, 1, 1}, {60, 2, 2}}, 1, true)}),
     ProblemName());
 
 /// What the direct kernels of frames and of depthwise rows are for, the last one with four vectors a thread.

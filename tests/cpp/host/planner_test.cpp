@@ -434,7 +434,7 @@ TEST(CudaPlans, JoinSamplesOfFewPositions) {
   EXPECT_EQ(plans[0].workspace_bytes, std::size_t(64 * 48 * (256 * 16 + 2048) * 4));
   EXPECT_TRUE(check_cuda_plan(problem, plans[0]).ok());
   Plan chosen;
-  ASSERT_TRUE(choose_plan(problem, cuda(), options(Precision::tf32), &chosen).ok());
+  ASSERT_TRUE(choose_plan(problem, cuda(), options(Precision::tf32, "gemm_col2im"), &chosen).ok());
   EXPECT_EQ(chosen.name(), "gemm_col2im_cublas_joined_tf32");
   // Where there is less room, fewer samples at a time.
   plans = joined(problem, 48 << 20);

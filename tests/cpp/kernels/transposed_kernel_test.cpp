@@ -116,10 +116,11 @@ TEST_P(PlaneKernels, GiveTheReference) {
            make_problem(2, 20, 12, {{3, 1, 1}, {5, 2, 2}, {5, 2, 2}}, 1, true),
            make_problem(1, 8, 8, {{2, 3, 1, 1}, {3, 3, 2, 0}, {9, 2, 1, 0}}, 1, true),
            make_problem(5, 24, 8, {{2, 1, 1}, {4, 4, 1, 0}}, 1, true),           // rows that are mostly zeros
-           make_problem(1, 12, 4, {{26, 3, 1, 3}, {40, 2, 2, 0}}, 1, true),      // tiles that have no outputs
+           make_problem(2, 12, 4, {{26, 3, 1, 12}, {2, 1, 1}, {20, 2, 2}}, 1, true),  // tiles that have no outputs, and then the next sample's
+           make_problem(1, 12, 7, {{4, 4, 2, 1}, {9, 4, 2, 1}}, 1, true),        // warpgroups of four channels and of three
            make_problem(2, 12, 40, {{3, 8, 8}, {5, 5, 5}}, 1, true),             // 40 residues, a stride that is no vector's
            make_problem(1, 12, 8, {{3, 4, 2, 1}, {240, 4, 2, 1}}, 1, true),      // rows so long that taps of the axis before are runs of their own
-           make_problem(1, 12, 4, {{2, 2, 1}, {3, 3, 1, 1}, {236, 2, 2}}),
+           make_problem(1, 12, 4, {{2, 2, 1}, {3, 1, 1}, {236, 2, 2}}),
        }) {
     EXPECT_TRUE(expect_exact(problem, GetParam(), 1, 2, {{}, {emulator::Order::starve, emulator::Completion::late, 5}})) << to_string(problem);
   }
