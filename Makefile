@@ -15,8 +15,8 @@ IN_VENV := $(abspath $(VENV))/bin
 run: build
 	cd $(VENV) && $(IN_VENV)/python -m convt_gemm.benchmark
 
-# Where no GPU runs them, kernels for one architecture, the one that all kernels are for, say as much as those for two, and take two thirds of the time.
-test: CMAKE_ARGS := $(or $(CMAKE_ARGS),$(shell nvidia-smi -L >/dev/null 2>&1 || echo -DCMAKE_CUDA_ARCHITECTURES=90a-real))
+# Where no GPU runs them, kernels need not be fast: unoptimised ones compile in a fraction of the time.
+test: CMAKE_ARGS := $(or $(CMAKE_ARGS),$(shell nvidia-smi -L >/dev/null 2>&1 || echo -DCONVT_GEMM_FAST_COMPILE=ON))
 test: build
 	ctest --test-dir $(BUILD) -j 2 --output-on-failure --no-tests=error
 	cd tests && $(IN_VENV)/python -m pytest -q -p no:cacheprovider python
