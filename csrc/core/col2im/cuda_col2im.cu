@@ -21,14 +21,14 @@ namespace {
 constexpr int kThreads = 256;
 
 /// Blocks that a multiprocessor must hold. Left alone, ptxas spills to reach more than these kernels profit from.
-template <class Int, int Rank>
+template <class Int, int Rank, bool kOwnIndices = false>
 constexpr int min_blocks() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
   constexpr int kRanked = 2;  // the same code takes a few registers more here
 #else
   constexpr int kRanked = 3;
 #endif
-  return sizeof(Int) > 4 ? 2 : Rank > 1 ? kRanked : 4;
+  return sizeof(Int) > 4 || kOwnIndices ? 2 : Rank > 1 ? kRanked : 4;
 }
 
 constexpr int kLineBytes = 128;    // of the L2 cache
@@ -86,7 +86,7 @@ struct Col2imParams {
   Int columns_per_row;  // inputs of the box, all axes, or of all samples that are joined: distance between taps
   Int columns_per_channel;
   std::int64_t columns_per_sample;  // joined: the inputs of its box
-  Int rows;  // batch * channels * outputs of the box on the outer two axes
+  Int rows;  // batch * blocks of channels * outputs of the box on the outer two axes
   std::int64_t batch_begin;
 };
 
@@ -185,11 +185,11 @@ __device__ __forceinline__ void for_each_outer_tap(const Col2imParams<Int>& p, c
   }
 }
 
-/// Sums the columns of up to kGroups groups whose inputs are `shift` apart. Unchecked, every load is inside the box; checked, there
+/// Sums the columns of up to kGroups groups, whose inputs are `shift` apart and whose columns are `distance`. Unchecked, every load is inside the box; checked, there
 /// are `groups` groups and inputs outside the box add nothing. All loads of a tap are in flight before the first is added.
 template <bool kChecked, class Acc, class Int, int Rank, int V, int Period, int kGroups>
 __device__ __forceinline__ void gather(const Col2imParams<Int>& p, const Row<Acc, Int>& row, const Group<Int, V, Period>& group,
-                                       int groups, Int shift, Acc (&sum)[kGroups][V]) {
+                                       int groups, Int shift, Int distance, Acc (&sum)[kGroups][V]) {
   const DeviceAxis<Int>& last = p.axis[2];
   const Int tap_stride = last.tap_step * p.columns_per_row - last.input_step;
   for_each_outer_tap<Rank>(p, row, [&](const Acc* __restrict__ columns) {
@@ -208,7 +208,7 @@ __device__ __forceinline__ void gather(const Col2imParams<Int>& p, const Row<Acc
             if constexpr (kChecked) {
               load = load && g < groups && inside(Int(group.input[c] + i - j * last.input_step + g * shift), last.inputs);
             }
-            value[g][c + i * Period] = load ? from[g * shift + i] : Acc(0);
+            value[g][c + i * Period] = load ? from[g * distance + i] : Acc(0);
           }
         }
       }
@@ -243,10 +243,10 @@ __device__ __forceinline__ auto widen(T value) {
   }
 }
 
-/// Coordinates of a row of the piece, counted [batch, channels, outer two axes of the box].
+/// Coordinates of a row of the piece, counted [batch, blocks of channels, outer two axes of the box].
 template <class Int>
 struct RowPlace {
-  Int channel_row, o0, o1;  // channel_row = sample of the piece * channels + channel
+  Int channel_row, o0, o1;  // channel_row = sample of the piece * blocks of channels + block
 };
 
 template <int Rank, class Int>
@@ -259,26 +259,36 @@ __device__ __forceinline__ RowPlace<Int> locate(const Col2imParams<Int>& p, Int 
 }
 
 template <class Acc, class Int>
-__device__ __forceinline__ Row<Acc, Int> make_row(const Col2imParams<Int>& p, const Acc* columns, const RowPlace<Int>& at) {
-  const Int sample = p.by_channels.quotient(at.channel_row), channel = at.channel_row - sample * p.by_channels.divisor();
-  return {columns + (sample * p.columns_per_sample + std::int64_t(channel) * p.columns_per_channel), taps_at(p.axis[0], at.o0), taps_at(p.axis[1], at.o1)};
+__device__ __forceinline__ Row<Acc, Int> make_row(const Col2imParams<Int>& p, const Acc* columns, Int sample, Int channel, Int o0, Int o1) {
+  return {columns + (sample * p.columns_per_sample + std::int64_t(channel) * p.columns_per_channel), taps_at(p.axis[0], o0), taps_at(p.axis[1], o1)};
 }
 
-/// How a grid covers the rows: a block takes blockDim.y rows and, of each, a stretch of `groups` * blockDim.x groups of V outputs.
+/// How a grid covers the rows: a block takes blockDim.y rows and, of each, a stretch of blockDim.x threads' groups of V outputs. A thread has up to kGroups groups at a
+/// time. They are of one row, blockDim.x groups apart, or, so that one set of indices serves them all, at one place of several channels. Those are the nearest channels
+/// whose rows begin alike in memory, a power of two apart: a block of channels has every such one from its first on.
 template <class Int>
 struct RowCover {
-  FastDiv<Int> by_stretches;  // in a row
-  int groups;                 // of a thread, at most kGroups; blockDim.x groups apart
-  Int shift;                  // inputs between a thread's groups: blockDim.x * V / stride
+  FastDiv<Int> by_stretches;       // in a row
+  FastDiv<Int> by_channel_blocks;  // of a sample
+  int groups_of_row;               // of a thread, at most kGroups; 1 if its groups are channels'
+  int channels;                    // of a thread; 1 if its groups are a row's
+  int channel_shift;               // log2 of how far a thread's channels are apart
+  Int shift, step;                 // inputs and outputs between a thread's groups on the last axis; 0 if they are channels'
+  Int distance;                    // columns between a thread's groups
+  std::int64_t store_distance;     // outputs in memory between them
   /// Outputs (a power of two) at whose multiples in memory a row's first group begins. With V, a group is aligned; with more, a
   /// warp's stores cover whole lines of the L2 cache, which long rows are worth a few idle lanes.
   int align;
 };
 
+/// Whether each output of a group has indices of its own, which groups of several channels share.
+template <int V, int Period>
+inline constexpr bool kOwnIndices = Period == V && V > 1;
+
 /// [batch, channels, positions] output. Groups of V outputs begin at multiples of 16 bytes in memory and are one store each,
 /// unless they reach over an end of their row.
 template <class T, class Acc, class Int, int Rank, int V, int Period, int kGroups>
-__global__ void __launch_bounds__(kThreads, min_blocks<Int, Rank>())
+__global__ void __launch_bounds__(kThreads, min_blocks<Int, Rank, kOwnIndices<V, Period>>())
 col2im_channels_first(const Col2imParams<Int> p, const RowCover<Int> cover, const Acc* __restrict__ columns,
                       const T* __restrict__ bias, T* __restrict__ output) {
   // The blocks that the GEMM wrote last come first: their columns are still in the L2 cache.
@@ -289,48 +299,65 @@ col2im_channels_first(const Col2imParams<Int> p, const RowCover<Int> cover, cons
   if (row_index >= p.rows) return;
 
   const RowPlace<Int> at = locate<Rank>(p, row_index);
-  const Row<Acc, Int> row = make_row(p, columns, at);
+  const Int sample = cover.by_channel_blocks.quotient(at.channel_row);
+  const Int channel_block = at.channel_row - sample * cover.by_channel_blocks.divisor();
+  Int channel = channel_block;
+  if constexpr (kOwnIndices<V, Period>) {
+    const Int turn = channel_block >> cover.channel_shift;
+    channel = (turn * cover.channels << cover.channel_shift) + (channel_block - (turn << cover.channel_shift));
+    if (channel >= p.by_channels.divisor()) return;
+  }
+  Row<Acc, Int> row = make_row(p, columns, sample, channel, at.o0, at.o1);
   const Int outputs = p.axis[2].by_outputs.divisor();
-  std::int64_t place = p.batch_begin * p.by_channels.divisor() + at.channel_row;
+  std::int64_t place = (p.batch_begin + sample) * p.by_channels.divisor() + channel;
   place = (place * p.axis[0].output_size + p.axis[0].output_begin + at.o0) * p.axis[1].output_size;
   place = (place + p.axis[1].output_begin + at.o1) * p.axis[2].output_size + p.axis[2].output_begin;
 
-  const Int step = Int(blockDim.x) * V;
-  const Int o2 = (stretch * cover.groups * Int(blockDim.x) + Int(threadIdx.x)) * V - Int(place & (cover.align - 1));
-  if (o2 <= -V && cover.groups == 1) return;
+  const Int o2 = (stretch * cover.groups_of_row * Int(blockDim.x) + Int(threadIdx.x)) * V - Int(place & (cover.align - 1));
+  if (o2 <= -V && cover.groups_of_row == 1) return;
   if (o2 >= outputs) return;
   const Group<Int, V, Period> group(p, o2);
-  const Int reach = (kGroups - 1) * step, reach_in = (kGroups - 1) * cover.shift;
-  const bool interior = cover.groups == kGroups && o2 >= 0 && o2 + reach + V <= outputs && group.lowest >= 0 &&
-                        group.highest + reach_in < p.axis[2].inputs;
+  const bool of_row = !kOwnIndices<V, Period> || cover.channels == 1;
+  const bool whole = o2 >= 0 && o2 + (kGroups - 1) * cover.step + V <= outputs && group.lowest >= 0 && group.highest + (kGroups - 1) * cover.shift < p.axis[2].inputs;
   gpu::wait_for_kernel_before();
-  Acc sum[kGroups][V] = {};
-  // One way for the whole warp: the checked one is right for all.
-  if (__all_sync(__activemask(), interior)) {
-    gather<false, Acc, Int, Rank>(p, row, group, kGroups, cover.shift, sum);
-  } else {
-    gather<true, Acc, Int, Rank>(p, row, group, cover.groups, cover.shift, sum);
-  }
-
-  Acc add = Acc(0);
-  if (bias != nullptr) add = Acc(widen(bias[at.channel_row - p.by_channels.quotient(at.channel_row) * p.by_channels.divisor()]));
-  T* const target = output + place;
+  int left = of_row ? 1 : min(Int(cover.channels), Int((p.by_channels.divisor() - 1 - channel) >> cover.channel_shift) + 1);
+  const Int distance = kOwnIndices<V, Period> ? cover.distance : cover.shift;
+  T* target = output + place;
+#pragma unroll 1
+  for (;;) {
+    const int groups = of_row ? cover.groups_of_row : min(kGroups, left);
+    Acc sum[kGroups][V] = {};
+    // One way for the whole warp: the checked one is right for all.
+    if (__all_sync(__activemask(), whole && groups == kGroups)) {
+      gather<false, Acc, Int, Rank>(p, row, group, kGroups, cover.shift, distance, sum);
+    } else {
+      gather<true, Acc, Int, Rank>(p, row, group, groups, cover.shift, distance, sum);
+    }
 #pragma unroll
-  for (int g = 0; g < kGroups; ++g) {
-    const Int first = o2 + g * step;
-    if (g < cover.groups && first >= 0 && first + V <= outputs) {
-      struct alignas(sizeof(T) * V) Vector {
-        T value[V];
-      } vector;
+    for (int g = 0; g < kGroups; ++g) {
+      if (g >= groups) continue;
+      const Acc add = bias != nullptr ? Acc(widen(bias[channel + (of_row ? 0 : g << cover.channel_shift)])) : Acc(0);
+      const Int first = o2 + g * cover.step;
+      T* const to = target + (kOwnIndices<V, Period> ? o2 + g * cover.store_distance : first);
+      if (first >= 0 && first + V <= outputs) {
+        struct alignas(sizeof(T) * V) Vector {
+          T value[V];
+        } vector;
 #pragma unroll
-      for (int v = 0; v < V; ++v) vector.value[v] = round_to<T>(sum[g][v] + add);
-      *reinterpret_cast<Vector*>(target + first) = vector;
-    } else if (g < cover.groups) {
+        for (int v = 0; v < V; ++v) vector.value[v] = round_to<T>(sum[g][v] + add);
+        *reinterpret_cast<Vector*>(to) = vector;
+      } else {
 #pragma unroll
-      for (int v = 0; v < V; ++v) {
-        if (first + v >= 0 && first + v < outputs) target[first + v] = round_to<T>(sum[g][v] + add);
+        for (int v = 0; v < V; ++v) {
+          if (first + v >= 0 && first + v < outputs) to[v] = round_to<T>(sum[g][v] + add);
+        }
       }
     }
+    left -= kGroups;
+    if (of_row || left <= 0) return;
+    channel += kGroups << cover.channel_shift;
+    row.columns += std::int64_t(kGroups) * cover.distance;
+    target += kGroups * cover.store_distance;
   }
 }
 
@@ -356,12 +383,12 @@ col2im_channels_last(const Col2imParams<Int> p, const Acc* __restrict__ columns,
     const Int line = p.axis[2].by_outputs.quotient(position_begin + lane);
     const Int o2 = position_begin + lane - line * p.axis[2].by_outputs.divisor();
     const Int o0 = p.axis[1].by_outputs.quotient(line);
-    Row<Acc, Int> row = make_row(p, columns, RowPlace<Int>{0, o0, Int(line - o0 * outputs1)});
+    Row<Acc, Int> row = make_row(p, columns, Int(0), Int(0), o0, Int(line - o0 * outputs1));
     const Group<Int, 1, 1> group(p, o2);
     for (int c = warp; c < kTransposeTile && channel_begin + c < channels; c += kTileRows) {
       row.columns = columns + (sample * channels + channel_begin + c) * std::int64_t(p.columns_per_channel);
       Acc sum[1][1] = {};
-      gather<true, Acc, Int, kMaxAxes>(p, row, group, 1, Int(0), sum);
+      gather<true, Acc, Int, kMaxAxes>(p, row, group, 1, Int(0), Int(0), sum);
       tile[c][lane] = sum[0][0] + (bias == nullptr ? Acc(0) : Acc(widen(bias[channel_begin + c])));
     }
   }
@@ -418,25 +445,48 @@ bool fits_int32(const Problem& problem, const Col2imPiece& piece) {
 
 template <class T, class Acc, class Int, int Rank, int V, int Period>
 cudaError_t launch_channels_first(const Problem& problem, const Col2imPiece& piece, const Acc* columns, const T* bias, T* output,
-                                  cudaStream_t stream) {
-  // 64 bytes of outputs a thread keep enough loads in flight, half of that where each of them needs indices of its own.
-  constexpr int kGroups = V == 1 ? 1 : std::max<int>(1, (Period == V ? 32 : 64) / int(sizeof(Acc)) / V);
+                                  cudaStream_t stream, std::int64_t enough_threads) {
+  // 64 bytes of sums a thread keep enough loads in flight.
+  constexpr int kGroups = V == 1 ? 1 : std::max<int>(1, 64 / int(sizeof(Acc)) / V);
   const Axis& last = problem.axes[2];
   const std::int64_t row = piece.output[2].size();
+  auto p = make_params<Int>(problem, piece);
   RowCover<Int> cover;
-  cover.align = V > 1 && row >= 8 * kLineBytes / int(sizeof(T)) ? kLineBytes / int(sizeof(T)) : V;
+  cover.channel_shift = 0;
+  while (problem.output_positions() << cover.channel_shift & (V - 1)) ++cover.channel_shift;
+  std::int64_t alike = ceil_div(problem.out_channels, std::int64_t{1} << cover.channel_shift);
+  constexpr std::int64_t kMostRounds = 4;
+  const std::int64_t vectors = std::int64_t{p.rows} * ceil_div(row, V);
+  std::int64_t channels = std::clamp<std::int64_t>(vectors / enough_threads, 1, std::min(alike, kGroups * kMostRounds));
+  if (channels > kGroups) channels = channels / kGroups * kGroups;
+  const bool of_channels = kOwnIndices<V, Period> && channels > 1 && (std::int64_t{p.columns_per_channel} << cover.channel_shift) < std::numeric_limits<std::int32_t>::max() / kGroups;
+  if (!of_channels) cover.channel_shift = 0, alike = problem.out_channels, channels = 1;
+  cover.channels = static_cast<int>(channels);
+
+  cover.align = V > 1 && !of_channels && row >= 8 * kLineBytes / int(sizeof(T)) ? kLineBytes / int(sizeof(T)) : V;
   const bool aligned = last.output() % cover.align == 0 && piece.output[2].begin % cover.align == 0;
   const std::int64_t groups = ceil_div(row + (aligned ? 0 : cover.align - 1), V);
   // A thread's groups have the same residues if they are a multiple of the stride apart.
-  const std::int64_t unit = last.stride / std::gcd(last.stride, std::int64_t{V});
-  std::int64_t lanes = unit <= kThreads ? round_up(ceil_div(groups, kGroups), unit) : ceil_div(groups, kGroups);
+  const std::int64_t unit = of_channels ? 1 : last.stride / std::gcd(last.stride, std::int64_t{V});
+  cover.groups_of_row = unit <= kThreads && !of_channels ? kGroups : 1;
+  std::int64_t lanes = round_up(ceil_div(groups, cover.groups_of_row), unit <= kThreads ? unit : 1);
   lanes = std::min(lanes, unit <= kThreads ? kThreads / unit * unit : std::int64_t{kThreads});
-  cover.groups = unit <= kThreads ? kGroups : 1;
-  cover.shift = Int(unit <= kThreads ? lanes * V / last.stride : 0);
-  const std::int64_t stretches = ceil_div(groups, lanes * cover.groups);
+  const std::int64_t stretches = ceil_div(groups, lanes * cover.groups_of_row);
   cover.by_stretches = FastDiv<Int>(stretches);
+  if (of_channels) {
+    cover.shift = cover.step = 0;
+    cover.distance = p.columns_per_channel << cover.channel_shift;
+    cover.store_distance = problem.output_positions() << cover.channel_shift;
+  } else {
+    cover.shift = Int(unit <= kThreads ? lanes * V / last.stride : 0);
+    cover.step = Int(lanes * V);
+    cover.distance = cover.shift;
+    cover.store_distance = cover.step;
+  }
+  const std::int64_t channel_blocks = ceil_div(alike, cover.channels) << cover.channel_shift;
+  cover.by_channel_blocks = FastDiv<Int>(channel_blocks);
+  p.rows = Int(std::int64_t{p.rows} / problem.out_channels * channel_blocks);
   const dim3 threads(static_cast<unsigned>(lanes), static_cast<unsigned>(kThreads / lanes));
-  const auto p = make_params<Int>(problem, piece);
   const auto blocks = static_cast<unsigned>(ceil_div(p.rows, threads.y) * stretches);
   return launch_early({blocks, threads, 0, stream}, col2im_channels_first<T, Acc, Int, Rank, V, Period, kGroups>, p, cover, columns,
                       bias, output);
@@ -444,15 +494,15 @@ cudaError_t launch_channels_first(const Problem& problem, const Col2imPiece& pie
 
 template <class T, class Acc, int Rank>
 cudaError_t launch_for_stride(const Problem& problem, const Col2imPiece& piece, const Acc* columns, const T* bias, T* output,
-                              cudaStream_t stream) {
+                              cudaStream_t stream, std::int64_t enough_threads) {
   constexpr int kVector = 16 / int(sizeof(T));
   switch (problem.axes[2].stride) {
     case 1:
-      return launch_channels_first<T, Acc, std::int32_t, Rank, kVector, 1>(problem, piece, columns, bias, output, stream);
+      return launch_channels_first<T, Acc, std::int32_t, Rank, kVector, 1>(problem, piece, columns, bias, output, stream, enough_threads);
     case 2:
-      return launch_channels_first<T, Acc, std::int32_t, Rank, kVector, 2>(problem, piece, columns, bias, output, stream);
+      return launch_channels_first<T, Acc, std::int32_t, Rank, kVector, 2>(problem, piece, columns, bias, output, stream, enough_threads);
     default:
-      return launch_channels_first<T, Acc, std::int32_t, Rank, kVector, kVector>(problem, piece, columns, bias, output, stream);
+      return launch_channels_first<T, Acc, std::int32_t, Rank, kVector, kVector>(problem, piece, columns, bias, output, stream, enough_threads);
   }
 }
 
@@ -470,7 +520,8 @@ cudaError_t launch_channels_last(const Problem& problem, const Col2imPiece& piec
 }
 
 template <class T, class Acc>
-cudaError_t launch(const Problem& problem, const Col2imPiece& piece, const Acc* columns, const Tensors& tensors, cudaStream_t stream) {
+cudaError_t launch(const Problem& problem, const Col2imPiece& piece, const Acc* columns, const Tensors& tensors, cudaStream_t stream,
+                   std::int64_t enough_threads) {
   const T* bias = problem.bias ? static_cast<const T*>(tensors.bias) : nullptr;
   T* output = static_cast<T*>(tensors.output);
   const bool narrow = fits_int32(problem, piece);
@@ -479,30 +530,30 @@ cudaError_t launch(const Problem& problem, const Col2imPiece& piece, const Acc* 
                   : launch_channels_last<T, Acc, std::int64_t>(problem, piece, columns, bias, output, stream);
   }
   if (!narrow) {
-    return launch_channels_first<T, Acc, std::int64_t, kMaxAxes, 1, 1>(problem, piece, columns, bias, output, stream);
+    return launch_channels_first<T, Acc, std::int64_t, kMaxAxes, 1, 1>(problem, piece, columns, bias, output, stream, enough_threads);
   }
-  return problem.rank == 1 ? launch_for_stride<T, Acc, 1>(problem, piece, columns, bias, output, stream)
-                           : launch_for_stride<T, Acc, kMaxAxes>(problem, piece, columns, bias, output, stream);
+  return problem.rank == 1 ? launch_for_stride<T, Acc, 1>(problem, piece, columns, bias, output, stream, enough_threads)
+                           : launch_for_stride<T, Acc, kMaxAxes>(problem, piece, columns, bias, output, stream, enough_threads);
 }
 
 }  // namespace
 
 Status cuda_col2im(const Problem& problem, const Col2imPiece& piece, const void* columns, const Tensors& tensors,
-                   const CudaContext& context) {
+                   const CudaContext& context, std::int64_t enough_threads) {
   const auto stream = static_cast<cudaStream_t>(context.stream);
   cudaError_t error = cudaErrorInvalidValue;
   switch (problem.dtype) {
     case DType::float32:
-      error = launch<float, float>(problem, piece, static_cast<const float*>(columns), tensors, stream);
+      error = launch<float, float>(problem, piece, static_cast<const float*>(columns), tensors, stream, enough_threads);
       break;
     case DType::float64:
-      error = launch<double, double>(problem, piece, static_cast<const double*>(columns), tensors, stream);
+      error = launch<double, double>(problem, piece, static_cast<const double*>(columns), tensors, stream, enough_threads);
       break;
     case DType::bfloat16:
-      error = launch<__nv_bfloat16, float>(problem, piece, static_cast<const float*>(columns), tensors, stream);
+      error = launch<__nv_bfloat16, float>(problem, piece, static_cast<const float*>(columns), tensors, stream, enough_threads);
       break;
     case DType::float16:
-      error = launch<__half, float>(problem, piece, static_cast<const float*>(columns), tensors, stream);
+      error = launch<__half, float>(problem, piece, static_cast<const float*>(columns), tensors, stream, enough_threads);
       break;
   }
   if (error != cudaSuccess) return Status::failure(std::string("col2im launch: ") + cudaGetErrorString(error));

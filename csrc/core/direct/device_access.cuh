@@ -8,7 +8,7 @@
 namespace convt_gemm {
 namespace direct {
 
-inline constexpr unsigned kRoom = 1u << 17;  ///< for threads: half of what an H100 has for those of the fewest registers
+inline constexpr unsigned kRoom = 132 * 1024;  ///< for threads: half of what an H100 has for those of the fewest registers
 inline constexpr unsigned kDeep = 4;         ///< kernels that wait behind each other
 
 struct DeviceAccess {

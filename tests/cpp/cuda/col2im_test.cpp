@@ -113,24 +113,27 @@ TEST_P(Col2im, EveryPieceIsTheScatter) {
         const std::vector<double> bias = integers(problem.out_channels, 6);
         const DeviceArray device_columns(encode(dtype == DType::float64 ? DType::float64 : DType::float32, columns));
         const DeviceArray device_bias(encode(dtype, bias));
-        GuardedMemory& output = PlanRunner::output();
-        output.reset(std::size_t(problem.output_elements()) * size_of(dtype));
-        Tensors tensors;
-        tensors.bias = problem.bias ? device_bias.data() : nullptr;
-        tensors.output = output.data();
-        CudaContext context;
-        context.stream = Machine::get().stream();
-        const Status status = cuda_col2im(problem, piece, device_columns.data(), tensors, context);
-        ASSERT_TRUE(status.ok()) << status.message;
-        Machine::get().synchronize();
-        ASSERT_TRUE(output.guards_intact());
-        // Bytes, not values: what the piece does not own must keep its NaN.
-        const Bytes got = output.read(), want = scattered(problem, piece, columns, bias);
-        if (got == want) continue;
-        const auto first =
-            std::size_t(std::mismatch(got.begin(), got.end(), want.begin()).first - got.begin()) / size_of(dtype);
-        FAIL() << "first difference at element " << first << ": got " << decode(dtype, got)[first] << ", expected "
-               << decode(dtype, want)[first];
+        const Bytes want = scattered(problem, piece, columns, bias);
+        for (const std::int64_t enough_threads : {kCol2imThreads, std::int64_t{1}}) {  // one: as many channels a thread as there may be
+          GuardedMemory& output = PlanRunner::output();
+          output.reset(std::size_t(problem.output_elements()) * size_of(dtype));
+          Tensors tensors;
+          tensors.bias = problem.bias ? device_bias.data() : nullptr;
+          tensors.output = output.data();
+          CudaContext context;
+          context.stream = Machine::get().stream();
+          const Status status = cuda_col2im(problem, piece, device_columns.data(), tensors, context, enough_threads);
+          ASSERT_TRUE(status.ok()) << status.message;
+          Machine::get().synchronize();
+          ASSERT_TRUE(output.guards_intact());
+          // Bytes, not values: what the piece does not own must keep its NaN.
+          const Bytes got = output.read();
+          if (got == want) continue;
+          const auto first =
+              std::size_t(std::mismatch(got.begin(), got.end(), want.begin()).first - got.begin()) / size_of(dtype);
+          FAIL() << "enough threads: " << enough_threads << ", first difference at element " << first << ": got " << decode(dtype, got)[first]
+                 << ", expected " << decode(dtype, want)[first];
+        }
       }
     }
   }

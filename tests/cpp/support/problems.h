@@ -82,6 +82,8 @@ inline std::vector<NamedProblem> small_problems() {
       {"square_aligned", make_problem(2, 8, 16, {{8, 4, 2, 1}, {8, 4, 2, 1}}, 1, true)},
       {"unlike_axes", make_problem(2, 8, 8, {{6, 3, 2, 1, 0, 2}, {9, 5, 3, 2, 0, 1}}, 4)},
       {"square_dilated_gap", make_problem(2, 3, 4, {{4, 3, 5, 1, 0, 2}, {6, 3, 5, 1, 0, 2}}, 1, true)},
+      {"many_channels_odd_stride", make_problem(2, 2, 37, {{9, 4, 3, 1, 1}}, 1, true)},
+      {"many_channels_dilated_gap", make_problem(2, 2, 70, {{4, 3, 5, 1, 0, 2}, {7, 3, 5, 1, 0, 2}}, 1, true)},
       {"one_axis_kernel", make_problem(1, 8, 4, {{3, 8, 4}, {12, 1, 1}})},
       {"pixel_shuffle", make_problem(1, 4, 6, {{5, 2, 2}, {7, 2, 2}}, 1, true)},
       {"inner_axis_cropped", make_problem(2, 4, 4, {{4, 3, 1, 1}, {8, 2, 1, 3}})},
