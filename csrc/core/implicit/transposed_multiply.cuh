@@ -12,11 +12,12 @@ class TransposedMultiply {
 
   /// `thread`: within the warpgroup.
   __device__ __forceinline__ TransposedMultiply(const typename C::Params& p, const Shared& shared, const Tile& tile, int warpgroup, int thread)
-      : p_(p), g_(p.g), w_(p.w), shared_(shared), pitch_(gpu::in_register(p.w.pitch)) {
+      : p_(p), g_(p.g), w_(p.w), shared_(shared), pitch_(gpu::in_register(p.w.pitch)), second_(gpu::in_register(p.w.swapped ? 2 * p.w.pitch : p.w.pitch)) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const WeightColumn part = weight_column<C>(p, tile, column_of_thread(w_, warpgroup, half, thread));
-      at_[half] = part.at + thread % 4 * C::kWordElements * pitch_, taps_[half] = part.taps;
+      const int channel = C::kWordElements == 2 && w_.swapped ? first_swapped_channel(thread % 4) : thread % 4 * C::kWordElements;
+      at_[half] = part.at + channel * pitch_, taps_[half] = part.taps;
     }
   }
 
@@ -92,7 +93,7 @@ class TransposedMultiply {
 #pragma unroll
           for (int e = 0; e < C::kWordElements; ++e) words.value[s][i][e] = exists ? from[e * pitch_] : Element{};
         } else if constexpr (C::kWordElements == 2) {
-          words.value[s][i] = *reinterpret_cast<const std::uint32_t*>(from + i % 2 * pitch_);
+          words.value[s][i] = *reinterpret_cast<const std::uint32_t*>(from + i % 2 * second_);
         } else if (i % 2 == 0) {
           const uint2 pair = *reinterpret_cast<const uint2*>(from);
           words.value[s][i] = pair.x, words.value[s][i + 1] = pair.y;
@@ -281,6 +282,7 @@ class TransposedMultiply {
   const WeightTiles& w_;
   const Shared& shared_;
   int pitch_;
+  int second_;  ///< from the first of a pair of channels to the second
   int at_[2], taps_[2];  ///< of the thread's columns: see WeightColumn; `at` is that of the thread's first channel
 
   // The tap that comes next.

@@ -43,6 +43,17 @@ __device__ __forceinline__ void pack_positions(const typename C::Params& p) {
   Quad<C> quads[C::kPackedQuads];
   const typename C::Element* from = static_cast<const typename C::Element*>(p.x) + (group * std::int64_t{g.in_channels} + first) * g.input + place;
   fetch_depth<C>(place >= 0 ? from : nullptr, g.input, g.in_channels - first, quads);
+  if constexpr (C::kWordElements == 2) {
+#pragma unroll
+    for (Quad<C>& quad : quads) {
+#pragma unroll
+      for (int four = 0; four < C::kVector; four += 4) {
+        const typename C::Element second = quad.value[four + 1];
+        quad.value[four + 1] = p.w.swapped ? quad.value[four + 2] : second;
+        quad.value[four + 2] = p.w.swapped ? second : quad.value[four + 2];
+      }
+    }
+  }
   const std::int64_t first_plane = (std::int64_t{group} * g.channel_blocks + channel_block) * C::kPlanes;
 #pragma unroll
   for (int i = 0; i < C::kPackedQuads; ++i) {

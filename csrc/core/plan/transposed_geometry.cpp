@@ -1,6 +1,7 @@
 #include "plan/transposed_geometry.h"
 
 #include <algorithm>
+#include <array>
 #include <limits>
 
 #include "plan/arithmetic.h"
@@ -139,6 +140,37 @@ bool set_runs(int positions, PlaneTiles* planes) {
     planes->tap_slots[tap++] = std::int16_t(run * length + within);
   });
   return true;
+}
+
+/// The order of a chunk's channels. A thread's word is two neighbouring columns of a channel, and a warp reads those of eight pairs of columns and four channels at a time.
+void set_depth_order(int element, const TransposedTile& tile, TransposedGeometry* t) {
+  constexpr int kPairs = 8, kChannels = 4, kBanks = 32;
+  if (element != 2 || !t->w.paired) return;
+  int word[kPairs];  // of the first channel
+  for (int pair = 0; pair < kPairs; ++pair) {
+    const int column = std::min(pair * 2, t->w.columns - 2), channel = t->w.residues.quotient(column);
+    int residue = column - channel * t->w.residues.divisor();
+    if (tile.axes == Axes::many) {
+      int place[kMaxAxes];
+      for (int a = kMaxAxes - 1; a >= 0; --a) {
+        const FastDiv<std::int32_t>& stride = t->planes.axis[a].stride;
+        const int rest = stride.quotient(residue);
+        place[a] = residue - rest * stride.divisor(), residue = rest;
+      }
+      residue = int(weight_place(t->planes, place));
+    }
+    word[pair] = (channel * t->g.kernel + residue) / 2;
+  }
+  const auto most_in_bank = [&](bool swapped) {
+    std::array<int, kBanks> words{};
+    int most = 0;
+    for (int i = 0; i < kChannels; ++i) {
+      const int first = (swapped ? first_swapped_channel(i) : 2 * i) * t->w.pitch / 2;
+      for (const int of_pair : word) most = std::max(most, ++words[std::size_t((first + of_pair) % kBanks)]);
+    }
+    return most;
+  };
+  t->w.swapped = most_in_bank(true) < most_in_bank(false);
 }
 
 /// Which columns a tile has, and the pieces of the weights' rows that they come from; false if pieces do not begin and end at whole vectors.
@@ -331,6 +363,7 @@ bool make_transposed_geometry(const Problem& problem, Precision precision, const
     if (whole_channels || --chunk_taps == 0) return false;
   }
   if (!set_order(traits, &t)) return false;
+  set_depth_order(element, tile, &t);
   *geometry = t;
   return true;
 }

@@ -22,6 +22,9 @@ inline constexpr int kMostRanges = 8;
 /// Columns of weights that a warpgroup has, and threads of a block that load.
 inline constexpr int kGroupColumns = 64, kTransposedLoading = kWarpgroup;
 
+/// Of WeightTiles::swapped: the first of the two channels of eight, in the order of memory, whose elements are in the first word of thread `i` of four; the other one is two further.
+CONVT_HOST_DEVICE constexpr int first_swapped_channel(int i) { return (i & 1) + (i >> 1) * 4; }
+
 /// Of a problem. A kernel is for either.
 enum class Axes : std::int8_t { one, many };
 
@@ -50,6 +53,10 @@ struct WeightTiles {
   bool pair_stores;                ///< and are neighbouring outputs whose place in y is aligned too
   // Positions (u - first_position) from first_whole on and below after_whole have outputs of all residues.
   int first_whole, after_whole;
+
+  /// 16-bit elements: the middle two channels of each four have changed places in the depth, of x and of weights alike, where a warp's reads of weights then meet
+  /// fewer others in a bank.
+  bool swapped;
 
   int pieces;      ///< of a chunk for each in channel: 1, or one for each tap if a tile has a part of the residues
   int length;      ///< elements of a piece
