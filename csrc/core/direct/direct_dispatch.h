@@ -7,15 +7,13 @@
 #include <numeric>
 
 #include "convt_gemm/problem.h"
+#include "direct/channel_blocks_kernel.cuh"
 #include "direct/direct_kernel.cuh"
 #include "plan/arithmetic.h"
+#include "plan/direct_columns.h"
 
 namespace convt_gemm {
 namespace direct {
-
-/// A problem whose threads with several vectors each are fewer than this takes one vector a thread: about four warps
-/// for each scheduler of an H200.
-inline constexpr std::int64_t kEnoughThreads = 65536;
 
 inline constexpr int kLineBytes = 128;  ///< of the L2 cache
 inline constexpr int kLanes = 128;      ///< vectors between a thread's own, at most (or the unit below)
@@ -147,6 +145,22 @@ void launch_depthwise_rows(const Problem& problem, Launch& launch) {
   launch(Kernel{}, p, rows * lanes);
 }
 
+template <class Kernel, class Launch>
+void launch_channel_blocks(const Problem& problem, Launch& launch) {
+  using Int = typename Kernel::Int;
+  const std::int64_t lanes = channel_block_lanes(problem), group_blocks = ceil_div(problem.group_out_channels(), Kernel::C);
+  const convt_gemm::Axis& middle = problem.axes[1];
+  const std::int64_t residue_rows = ceil_div(middle.output(), middle.stride), rows = residue_rows * std::min(middle.stride, middle.output());
+  const std::int64_t threads = round_up(problem.axes[0].output() * rows * lanes, kBlockThreads);
+  ChannelBlockParams p{common_params<Int>(problem), FastDiv<Int>(threads), FastDiv<Int>(residue_rows)};
+  p.shift = Int(lanes / problem.axes[2].stride);
+  p.by_lanes = FastDiv<Int>(lanes);
+  p.by_row_groups = FastDiv<Int>(rows);
+  p.by_channel_blocks = FastDiv<Int>(problem.groups * group_blocks);
+  p.by_group_blocks = FastDiv<Int>(group_blocks);
+  launch(Kernel{}, p, problem.batch * problem.groups * group_blocks * threads);
+}
+
 /// The kernels of one stride and kernel size of the last axis.
 template <class T, int S, int K, class Launch>
 void with_axis(const Problem& problem, Launch& launch, std::int64_t enough_threads) {
@@ -181,6 +195,11 @@ void with_axis(const Problem& problem, Launch& launch, std::int64_t enough_threa
   if constexpr (K == 12) {
     with_axis<T, S, 0>(problem, launch, enough_threads);
   } else {
+    if constexpr (S == 0 && V > 2) {
+      if (channel_blocks_serve(problem, enough_threads)) {
+        return problem.rank == 1 ? launch_channel_blocks<ChannelBlocks<T, 1>>(problem, launch) : launch_channel_blocks<ChannelBlocks<T, kMaxAxes>>(problem, launch);
+      }
+    }
     if constexpr (K != 2 && V > 2) {
       // Rows of two channels that share a thread must have the same alignment.
       const bool pairs = problem.group_out_channels() > 1 && problem.output_positions() % V == 0;

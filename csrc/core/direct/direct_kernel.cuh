@@ -301,7 +301,8 @@ struct ChannelsFirst {
   static constexpr int kLoads = S == 0 ? 0 : G * (V / (S == 0 ? 1 : S) + kTaps) + C * S * kTaps;
   static constexpr int kUnroll = kDepthwise || kLoads > 20 ? 1 : 2;
 
-  /// Blocks of 256 threads that a multiprocessor must hold. Left alone, ptxas spills to reach more than is of use.
+  static constexpr int kMostThreads = 256;
+  /// Blocks of so many threads that a multiprocessor must hold. Left alone, ptxas spills to reach more than is of use.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
   static constexpr int kMinBlocks = S > 0 && sizeof(Int) == 4 ? 2 : 1;  // the same code takes a few registers more here
 #else
@@ -604,7 +605,7 @@ struct DepthwiseRows {
   using P = DepthwiseParams;
   static constexpr int V = kVector<T>, K = K_, G = G_;
   static constexpr int kTaps = (K + 1) / 2, kWindow = V / 2 + kTaps;
-  static constexpr int kMinBlocks = 3;
+  static constexpr int kMostThreads = 768, kMinBlocks = 1;
 
   template <class Access>
   static CONVT_HOST_DEVICE void run(const P& p, const T* input, const T* weight, const T* bias, T* output, Int thread) {
@@ -695,7 +696,7 @@ struct ChannelsLast {
   using Acc = Accumulator<T>;
   static constexpr int V = kSharing == Sharing::none ? 1 : kVector<T>;
   static constexpr int G = G_;
-  static constexpr int kMinBlocks = 2;
+  static constexpr int kMostThreads = 256, kMinBlocks = 2;
   using P = Params<Int>;
 
   template <class Access>

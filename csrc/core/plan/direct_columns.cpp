@@ -51,6 +51,24 @@ std::int64_t positions_of(const Problem& problem) {  // of a warp
 
 }  // namespace
 
+std::int64_t channel_block_lanes(const Problem& problem) {
+  const convt_gemm::Axis& last = problem.axes[2];
+  return round_up(ceil_div(last.output(), kBlockOutputs), last.stride);
+}
+
+bool channel_blocks_serve(const Problem& problem, std::int64_t enough_threads) {
+  const convt_gemm::Axis& last = problem.axes[2];
+  const std::int64_t channels = problem.group_out_channels();
+  if (problem.layout != Layout::channels_first || problem.dtype == DType::float64 || channels < kBlockChannels / 2 || problem.group_in_channels() == 1) return false;
+  if (last.stride > last.output() || (last.stride <= 2 && (last.dilation == 1 || last.kernel == 1))) return false;
+  if (double(problem.group_in_channels()) * double(problem.taps()) * kBlockChannels > kMostBlockWeights) return false;
+  // Of a sample and channel block, whose last block of threads is filled up, so that they should be as many as a block has.
+  const double each = double(problem.axes[0].output()) * double(problem.axes[1].output()) * double(channel_block_lanes(problem));
+  const double all = double(problem.batch) * double(problem.groups) * double(ceil_div(channels, kBlockChannels));
+  if (each < double(std::min<std::int64_t>(enough_threads, kBlockThreads)) || all * (2 * each + kBlockThreads) > std::numeric_limits<std::int32_t>::max()) return false;
+  return all * each >= double(enough_threads);
+}
+
 bool columns_serve(const Problem& problem) {
   if (problem.layout != Layout::channels_first || problem.group_in_channels() < 2) return false;
   if (columns_of(problem) > kMostColumns || reach_of(problem.axes[2]) > kMostReach) return false;

@@ -52,6 +52,18 @@ struct ColumnGeometry {
   int threads() const { return shape.slices * shape.splits * kWarpLanes; }
 };
 
+/// Blocks of output channels and outputs, direct/channel_blocks_kernel.cuh: of a thread. All threads of a block have the same channels.
+inline constexpr int kBlockChannels = 8, kBlockOutputs = 4, kBlockThreads = 256;
+inline constexpr int kMostBlockWeights = 48 * 1024 / 4;  ///< in shared memory, as float32
+
+/// Whether that kernel takes a problem that the gathering one could have: channels_first, several input channels a group and not much fewer output channels than a block, a last axis of stride
+/// 3 or more or with dilation, weights that fit shared memory, no float64, and not fewer than `enough_threads`.
+bool channel_blocks_serve(const Problem& problem, std::int64_t enough_threads);
+/// Its threads for a row of the last axis, a multiple of the stride.
+std::int64_t channel_block_lanes(const Problem& problem);
+/// A problem that kernels with several outputs a thread have fewer threads for takes one that has more: about four warps for each scheduler of an H200.
+inline constexpr std::int64_t kEnoughThreads = 65536;
+
 /// Whether the column kernel takes the problem: channels_first; a group has two input channels or more, and at most 32
 /// pairs of output channel and tap; taps overlap on the last axis only, and there reach 16 positions at most; the weights
 /// of a group fit into shared memory.

@@ -22,6 +22,7 @@ constexpr double kCacheBandwidth = 5e12;        // bytes/s from the L2 cache, wh
 constexpr double kWindowRate = 10e12;           // FLOP/s where outputs share loads: stride 1 or 2, no dilation
 constexpr double kGatherRate = 2.2e12;          // FLOP/s where each output has loads of its own
 constexpr double kGather16BitRate = 1.3e12;
+constexpr double kChannelBlockRate = 10e12;     // FLOP/s where a thread has several channels at several outputs; lanes with fewer taps wait for the others
 constexpr double kChannelsLastRate = 5e12;      // FLOP/s: weights are strided
 constexpr double kLaunch = 2.4e-6;              // seconds
 
@@ -54,8 +55,10 @@ void predict_gather(const Problem& problem, Plan* plan) {
   double rate = window ? kWindowRate : item == 2 ? kGather16BitRate : kGatherRate;
   if (problem.layout == Layout::channels_last) rate = kChannelsLastRate;
   if (problem.dtype == DType::float64) rate /= 2;
-  // A thread has up to two channels of a group; threads of the others read the same inputs again.
-  const double passes = double(ceil_div(problem.group_out_channels(), 2));
+  const bool blocks = direct::channel_blocks_serve(problem, direct::kEnoughThreads);
+  if (blocks) rate = kChannelBlockRate * double(last.kernel) / (double(last.stride) * double(residues_of(last).most_taps));
+  // A thread has up to two channels of a group, or a block of them; threads of the others read the same inputs again.
+  const double passes = double(ceil_div(problem.group_out_channels(), blocks ? direct::kBlockChannels : 2));
   const double cache = (passes * input + output) / kCacheBandwidth;
   const double memory = problem.rank == 1 ? plan->bytes / kBandwidth : (input + output) / item / kElementRate;
   const double arithmetic = plan->flops / rate;

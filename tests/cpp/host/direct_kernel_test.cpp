@@ -29,9 +29,19 @@ Bytes run_as(const Problem& problem, const Operands& operands, std::int64_t enou
       problem,
       [&](auto kernel, const auto& p, std::int64_t threads) {
         using Kernel = decltype(kernel);
-        for (std::int64_t thread = 0; thread < threads + 256; ++thread) {
-          Kernel::template run<CheckedAccess>(p, tensors.input(), tensors.weight(), tensors.bias(), tensors.output(),
-                                              typename Kernel::Int(thread));
+        if constexpr (direct::kStagesWeights<Kernel>) {
+          using Int = typename Kernel::Int;
+          for (std::int64_t block = 0; block < threads + 256; block += direct::kBlockThreads) {
+            std::vector<typename Kernel::Weights> shared(std::size_t(Kernel::shared_bytes(p)) / sizeof(typename Kernel::Weights));
+            for (Int i = 0; i < direct::kBlockThreads; ++i) Kernel::template stage<CheckedAccess>(p, tensors.weight(), Int(block) + i, shared.data());
+            for (Int i = 0; i < direct::kBlockThreads; ++i) {
+              Kernel::template run<CheckedAccess>(p, tensors.input(), shared.data(), tensors.bias(), tensors.output(), Int(block) + i);
+            }
+          }
+        } else {
+          for (std::int64_t thread = 0; thread < threads + 256; ++thread) {
+            Kernel::template run<CheckedAccess>(p, tensors.input(), tensors.weight(), tensors.bias(), tensors.output(), typename Kernel::Int(thread));
+          }
         }
       },
       enough_threads);
@@ -102,6 +112,11 @@ std::vector<NamedProblem> fixed_axes() {
       }
     }
   }
+  // Blocks of channels: the last one partly filled, outputs and rows without taps, residues of the middle axis.
+  all.push_back({"channel_blocks", make_problem(2, 6, 22, {{31, 5, 3, 2, 0, 1}}, 2, true)});
+  all.push_back({"channel_blocks_gap", make_problem(2, 4, 16, {{7, 3, 5, 1, 0, 2}, {12, 3, 5, 1, 0, 2}}, 1, true)});
+  all.push_back({"channel_blocks_common_factor", make_problem(1, 8, 16, {{6, 3, 2, 1, 0, 2}, {14, 5, 3, 2, 0, 1}}, 2)});
+  all.push_back({"channel_blocks_cube", make_problem(1, 3, 9, {{3, 2, 2, 0, 1, 1}, {4, 3, 3}, {9, 4, 3, 1, 0, 2}}, 1, true)});
   // Long rows of more than one axis are taken in groups; axes that the groups do not divide.
   all.push_back({"grouped_rows", make_problem(2, 4, 4, {{7, 3, 2, 1}, {700, 4, 2, 1}}, 4)});
   all.push_back({"grouped_rows_channels", make_problem(1, 2, 3, {{3, 2}, {5, 4, 2, 1}, {601, 3, 2, 1, 1}}, 1, true)});
