@@ -12,7 +12,8 @@ class TransposedMultiply {
 
   /// `thread`: within the warpgroup.
   __device__ __forceinline__ TransposedMultiply(const typename C::Params& p, const Shared& shared, const Tile& tile, int warpgroup, int thread)
-      : p_(p), g_(p.g), w_(p.w), shared_(shared), pitch_(gpu::in_register(p.w.pitch)), second_(gpu::in_register(p.w.swapped ? 2 * p.w.pitch : p.w.pitch)) {
+      : p_(p), g_(p.g), w_(p.w), shared_(shared), pitch_(gpu::in_register(p.w.pitch)) {
+    if constexpr (C::kWordElements == 2) second_ = gpu::in_register(p.w.swapped ? 2 * pitch_ : pitch_);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const WeightColumn part = weight_column<C>(p, tile, column_of_thread(w_, warpgroup, half, thread));
@@ -282,7 +283,7 @@ class TransposedMultiply {
   const WeightTiles& w_;
   const Shared& shared_;
   int pitch_;
-  int second_;  ///< from the first of a pair of channels to the second
+  int second_ = 0;  ///< 16-bit elements: from the first of a pair of channels to the second
   int at_[2], taps_[2];  ///< of the thread's columns: see WeightColumn; `at` is that of the thread's first channel
 
   // The tap that comes next.

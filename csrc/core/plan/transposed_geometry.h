@@ -51,12 +51,11 @@ struct WeightTiles {
   FastDiv<std::int32_t> parts;     ///< column tiles for each channel; 1 if a tile has whole channels
   bool paired;                     ///< a thread's two columns are neighbours, whose words are read together: all taps exist, and pairs are aligned
   bool pair_stores;                ///< and are neighbouring outputs whose place in y is aligned too
-  // Positions (u - first_position) from first_whole on and below after_whole have outputs of all residues.
-  int first_whole, after_whole;
-
   /// 16-bit elements: the middle two channels of each four have changed places in the depth, of x and of weights alike, where a warp's reads of weights then meet
   /// fewer others in a bank.
   bool swapped;
+  // Positions (u - first_position) from first_whole on and below after_whole have outputs of all residues.
+  int first_whole, after_whole;
 
   int pieces;      ///< of a chunk for each in channel: 1, or one for each tap if a tile has a part of the residues
   int length;      ///< elements of a piece
