@@ -32,15 +32,17 @@ direct_kernel(const typename Kernel::P p, const typename Kernel::T* __restrict__
   }
 }
 
-/// Threads of a block; kBlockThreads of those that stage weights.
+/// Threads of a block.
 template <class Kernel>
 int threads_of_block(std::int64_t threads) {
-  constexpr int kMany = kBlockThreads, kFew = kMany / 2;
+  constexpr int kMany = 256, kFew = kMany / 2;
   if constexpr (std::is_same_v<typename Kernel::P, DepthwiseParams>) {
     // Where kernels wait behind each other, few blocks start soonest: a third of the multiprocessors that an H100 has.
     constexpr int kFewBlocks = 44, kWarp = 32;
     if (threads * kDeep > kRoom) return kFew;
     return static_cast<int>(std::clamp<std::int64_t>(round_up(ceil_div(threads, kFewBlocks), kWarp), kFew, Kernel::kMostThreads));
+  } else if constexpr (kStagesWeights<Kernel>) {
+    return kBlockThreads;
   } else {
     return Kernel::G == 1 ? kFew : kMany;  // one vector a thread mostly means a small problem: smaller blocks spread more evenly
   }

@@ -61,7 +61,7 @@ inline constexpr int kMostBlockWeights = 48 * 1024 / 4;  ///< in shared memory, 
 bool channel_blocks_serve(const Problem& problem, std::int64_t enough_threads);
 /// Its threads for a row of the last axis, a multiple of the stride.
 std::int64_t channel_block_lanes(const Problem& problem);
-/// A problem that kernels with several outputs a thread have fewer threads for takes one that has more: about four warps for each scheduler of an H200.
+/// A problem for which kernels with several outputs a thread have fewer threads than this takes one with one vector a thread: about four warps for each scheduler of an H200.
 inline constexpr std::int64_t kEnoughThreads = 65536;
 
 /// Whether the column kernel takes the problem: channels_first; a group has two input channels or more, and at most 32

@@ -5,8 +5,8 @@
 
 namespace convt_gemm {
 
-/// Plan::instance of a direct plan: the kernel that gathers every output from the input (direct_kernel.cuh), or the one
-/// that sums columns (columns_kernel.cuh).
+/// Plan::instance of a direct plan: a kernel that gathers every output from the input (direct_kernel.cuh, or channel_blocks_kernel.cuh where direct::channel_blocks_serve() says so), or
+/// the one that sums columns (columns_kernel.cuh).
 inline constexpr int kGatherInstance = 0;
 inline constexpr int kColumnsInstance = 1;
 
