@@ -17,6 +17,18 @@
 namespace convt_gemm::torch_bindings {
 namespace {
 
+/// Said once, when the GPU is first used: such kernels are many times slower than they should be.
+void warn_of_unoptimised_kernels() {
+#ifdef CONVT_GEMM_FAST_COMPILE
+  static std::once_flag said;
+  std::call_once(said, [] {
+    aoti_torch_warn("conv_transpose", "ops_cuda.cpp", __LINE__,
+                    "convt_gemm: the CUDA kernels were compiled unoptimised (CONVT_GEMM_FAST_COMPILE, as `make test` does where there is no GPU) and are slow; "
+                    "build the package again without that option");
+  });
+#endif
+}
+
 /// Asked of each device once: a query costs more than planning does.
 const DeviceTraits& cuda_traits(int device) {
   constexpr int kMaxDevices = 64;
@@ -24,6 +36,7 @@ const DeviceTraits& cuda_traits(int device) {
   static std::array<std::once_flag, kMaxDevices> known;
   STD_TORCH_CHECK(device >= 0 && device < kMaxDevices, "expected a device index below ", kMaxDevices, ", but got ", device);
   std::call_once(known[device], [device] {
+    warn_of_unoptimised_kernels();
     int major = 0, minor = 0, multiprocessors = 0, l2_bytes = 0;
     STD_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
     STD_CUDA_CHECK(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));

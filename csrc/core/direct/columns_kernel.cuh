@@ -53,6 +53,7 @@ struct Columns {
   /// are what the sums leave of 128 without spills.
   static constexpr int kAheadRegisters = J <= 16 ? 16 : J == 32 ? 8 : 12;
   static constexpr int kAhead = kAheadRegisters / (kPositions * kAccumulatorWords);
+  static constexpr int kPrefetched = kAhead < 4 ? kAhead : 4;  // more requests would take longer than the wait for the kernel before
   static constexpr int kSlice = kPositions * kWarpLanes;
   static constexpr bool kParked = kParked_;
   static constexpr int kParkedChannels = parked_channels(J, sizeof(Acc));  ///< at most
@@ -220,14 +221,14 @@ struct Columns {
     }
   }
 
-  /// Asks for the first weights and inputs.
+  /// Asks for the first weights and the inputs of the first kPrefetched channels.
   template <class Access>
   static CONVT_HOST_DEVICE void prefetch(const P& p, const T* weights, Int thread, const Thread& t) {
     constexpr Int kLine = 128 / Int(sizeof(T));
     if (thread * kLine < p.group_in_channels * p.columns) Access::prefetch(weights + thread * kLine);
     const T* row = t.row;
     CONVT_UNROLL_ALL
-    for (int c = 0; c < kAhead && c < 4; ++c, row += p.input_positions) {
+    for (int c = 0; c < kPrefetched; ++c, row += p.input_positions) {
       CONVT_UNROLL_ALL
       for (int i = 0; i < kPositions; ++i) {
         if (c < t.channels && t.there[i]) Access::prefetch(row + i * kWarpLanes);

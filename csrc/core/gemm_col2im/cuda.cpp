@@ -94,8 +94,8 @@ Status gemm_run(const Problem& problem, const Plan& plan, Range batch, std::int6
   return {};
 }
 
-/// The samples of a piece side by side, as one product for each group.
-Status gemm_joined(const Problem& problem, const Plan& plan, Range batch, const Tensors& tensors, const CudaContext& context) {
+/// Fills the columns of a piece, whose samples lie side by side, with one product for each group.
+Status fill_joined_columns(const Problem& problem, const Plan& plan, Range batch, const Tensors& tensors, const CudaContext& context) {
   const std::size_t item = size_of(problem.dtype);
   const std::int64_t positions = problem.input_positions(), sample = problem.in_channels * positions;
   void* const x = static_cast<char*>(context.workspace) + std::int64_t(plan.workspace_bytes) - joined_bytes(problem, plan.piece.batch);
@@ -112,21 +112,17 @@ Status gemm_joined(const Problem& problem, const Plan& plan, Range batch, const 
   return cuda_gemm(plan, gemm, context);
 }
 
-Status run_piece(const Problem& problem, const Plan& plan, const Col2imPiece& piece, const Tensors& tensors,
-                 const CudaContext& context) {
-  if (plan.joined) {
-    const Status status = gemm_joined(problem, plan, piece.batch, tensors, context);
-    return status.ok() ? cuda_col2im(problem, piece, context.workspace, tensors, context) : status;
-  }
+/// Fills the columns of the inputs that a piece's outputs are made of, run by run; there may be none.
+Status fill_columns(const Problem& problem, const Plan& plan, const Col2imPiece& piece, const Tensors& tensors, const CudaContext& context) {
   std::int64_t box = 1;
   for (const Range& range : piece.input) box *= range.size();
-  if (box > 0) {
-    Status status = for_each_run(problem, piece.input, [&](const Run& run) {
-      return gemm_run(problem, plan, piece.batch, box, run, tensors, context);
-    });
-    if (!status.ok()) return status;
-  }
-  return cuda_col2im(problem, piece, context.workspace, tensors, context);
+  if (box == 0) return {};
+  return for_each_run(problem, piece.input, [&](const Run& run) { return gemm_run(problem, plan, piece.batch, box, run, tensors, context); });
+}
+
+Status run_piece(const Problem& problem, const Plan& plan, const Col2imPiece& piece, const Tensors& tensors, const CudaContext& context) {
+  const Status status = plan.joined ? fill_joined_columns(problem, plan, piece.batch, tensors, context) : fill_columns(problem, plan, piece, tensors, context);
+  return status.ok() ? cuda_col2im(problem, piece, context.workspace, tensors, context) : status;
 }
 
 }  // namespace

@@ -229,7 +229,7 @@ __device__ __forceinline__ void take_registers() {
 
 // --- sm_90: clusters of blocks -------------------------------------------------------------------------------------
 
-/// The block's place in its cluster: 0 .. cluster_size() - 1.
+/// The block's place in its cluster, from 0 on.
 __device__ __forceinline__ unsigned cluster_rank() {
   unsigned rank = 0;
 #if __CUDA_ARCH__ >= 900
@@ -238,63 +238,24 @@ __device__ __forceinline__ unsigned cluster_rank() {
   return rank;
 }
 
-/// Blocks in the cluster; a block that was launched without one is alone in its own.
-__device__ __forceinline__ unsigned cluster_size() {
-  unsigned size = 1;
-#if __CUDA_ARCH__ >= 900
-  asm("mov.u32 %0, %%cluster_nctarank;" : "=r"(size));
-#endif
-  return size;
-}
-
-/// Comes to the cluster's barrier, without waiting: cluster_wait does, and is due before the next cluster_arrive and
-/// before the thread ends. Both only by all threads of a warp together.
-__device__ __forceinline__ void cluster_arrive() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-#endif
-}
-
-/// The same for what a thread has only read: what it wrote before may be seen later.
+/// Comes to the cluster's barrier, without waiting: cluster_wait does, and is due before the next arrival and before the thread ends. Both only by all threads of a
+/// warp together. One is due before the first store to another block's shared memory, which is there only once that block has started. What the thread wrote
+/// before may be seen later.
 __device__ __forceinline__ void cluster_arrive_relaxed() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
 #endif
 }
 
-/// Waits until all threads of all blocks of the cluster have come there or exited; what they wrote before is seen after.
+/// Waits until all threads of all blocks of the cluster have come there or exited.
 __device__ __forceinline__ void cluster_wait() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 #endif
 }
 
-/// Among all threads of all blocks of the cluster. One is due before the first access to another block's shared memory,
-/// which is there only once that block has started, and one after the last, until which that block must not end.
-__device__ __forceinline__ void cluster_barrier() {
-  cluster_arrive();
-  cluster_wait();
-}
-
-/// The 16 bytes, aligned to 16, that lie in the shared memory of the cluster's block `rank` where `shared` points in
-/// this block's.
-__device__ __forceinline__ uint4 load_remote(const void* shared, unsigned rank) {
-  uint4 value = {};
-#if __CUDA_ARCH__ >= 900
-  asm volatile(
-      "{\n"
-      ".reg .b32 remote;\n"
-      "mapa.shared::cluster.u32 remote, %4, %5;\n"
-      "ld.shared::cluster.v4.u32 {%0, %1, %2, %3}, [remote];\n"
-      "}\n"
-      : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
-      : "r"(shared_address(shared)), "r"(rank)
-      : "memory");
-#endif
-  return value;
-}
-
-/// Starts to store 16 bytes where load_remote finds them, and counts them on the barrier that lies there where `barrier` points in this block.
+/// Starts to store 16 bytes, aligned to 16, in the shared memory of the cluster's block `rank`, where `shared` points in this block's; the barrier that lies there where
+/// `barrier` points in this block counts them. That block must not end before it has waited for them.
 __device__ __forceinline__ void store_remote(void* shared, unsigned rank, uint4 value, std::uint64_t* barrier) {
 #if __CUDA_ARCH__ >= 900
   asm volatile(

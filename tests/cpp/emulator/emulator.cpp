@@ -268,7 +268,7 @@ class Launch {
   unsigned char* inside_shared(const void* shared, std::size_t bytes, std::size_t alignment, const char* what,
                                Source at);
   std::uint32_t shared_address(const void* shared, Source at);
-  unsigned char* remote_shared(const void* shared, unsigned rank, const char* what, Source at, std::size_t bytes = 16);
+  unsigned char* remote_shared(const void* shared, unsigned rank, std::size_t bytes, Source at);
   void store_remote(void* shared, unsigned rank, const void* value, std::uint64_t* word, Source at);
 
   void copy_async(Copy copy, Source at);
@@ -423,7 +423,6 @@ void Launch::start_block(Block& block) {
                       threads_,
                       blocks_,
                       block.rank,
-                      unsigned(cluster_.size()),
                       block.shared->data()};
     getcontext(&fiber.start);
     const std::size_t stack = block.rank * block.fibers.size() + i;
@@ -636,7 +635,8 @@ std::uint32_t Launch::shared_address(const void* shared, Source at) {
 }
 
 /// The bytes in the shared memory of the cluster's block `rank` that lie where `shared` is in the running thread's.
-unsigned char* Launch::remote_shared(const void* shared, unsigned rank, const char* what, Source at, std::size_t bytes) {
+unsigned char* Launch::remote_shared(const void* shared, unsigned rank, std::size_t bytes, Source at) {
+  constexpr const char* what = "store_remote";
   if (rank >= cluster_.size()) {
     fail(at, text("uses ", what, " on block ", rank, " of a cluster of ", cluster_.size()));
   }
@@ -773,8 +773,8 @@ void Launch::bulk_copy(void* shared, const void* global, std::uint32_t bytes, st
 }
 
 void Launch::store_remote(void* shared, unsigned rank, const void* value, std::uint64_t* word, Source at) {
-  unsigned char* const destination = remote_shared(shared, rank, "store_remote", at);
-  auto* const remote_word = reinterpret_cast<std::uint64_t*>(remote_shared(word, rank, "store_remote", at, sizeof *word));
+  unsigned char* const destination = remote_shared(shared, rank, 16, at);
+  auto* const remote_word = reinterpret_cast<std::uint64_t*>(remote_shared(word, rank, sizeof *word, at));
   Block& block = cluster_[rank];
   const std::size_t index = *barrier_of(block, remote_word, at).word - kBarrierMark;
   running_->at = at;
@@ -1218,11 +1218,6 @@ void cluster_arrive(Source at) {
 void cluster_wait(Source at) {
   const auto wait = [](Warp& warp, Meeting& meeting) { return launched->wait_for_cluster_barrier(warp, meeting.at); };
   launched->meet("cluster_wait", {0, 0}, kAllLanes, true, nullptr, wait, at);
-}
-
-void load_remote(void* value, const void* shared, unsigned rank, Source at) {
-  std::memcpy(value, launched->remote_shared(shared, rank, "load_remote", at), 16);
-  launched->pass();
 }
 
 void store_remote(void* shared, unsigned rank, const void* value, std::uint64_t* barrier, Source at) {

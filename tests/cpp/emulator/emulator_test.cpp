@@ -251,13 +251,18 @@ TEST(Emulator, FillsSharedMemoryWithNaNForEachBlock) {
 
 // --- Clusters ------------------------------------------------------------------------------------------------------
 
+/// Among all threads of all blocks of the cluster.
+void cluster_barrier() {
+  gpu::cluster_arrive_relaxed();
+  gpu::cluster_wait();
+}
+
 TEST(Emulator, GivesEachBlockItsPlaceInTheCluster) {
   under_many_options([](const Options& options) {
     for (unsigned size : {1u, 2u, 3u, 6u}) {
       int threads = 0;
       const auto check = [&] {
         EXPECT_EQ(gpu::cluster_rank(), blockIdx.x % size);
-        EXPECT_EQ(gpu::cluster_size(), size);
         ++threads;
       };
       launch({6, 3, 2}, {40}, 0, options, check, size);
@@ -277,7 +282,7 @@ TEST(Emulator, FillsSharedMemoryWithNaNForEachBlockOfACluster) {
     float& value = shared_at<float>(0)[threadIdx.x];
     EXPECT_TRUE(std::isnan(value));
     value = 1;
-    gpu::cluster_barrier();
+    cluster_barrier();
     EXPECT_EQ(value, 1.0f);
   };
   under_many_options([&](const Options& options) { launch({8}, {32}, 128, options, kernel, 4); });
@@ -332,34 +337,9 @@ struct ClusterBarriers {
   bool read = true;     // between reading and writing, or ending, each turn
 };
 
-/// Two clusters sum vectors over their blocks, twice: each block leaves its own in shared memory, and reads from all
-/// blocks those that it is to sum. Whether the sums are right.
-bool sums_by_loads(unsigned size, const Options& options, const ClusterBarriers& barriers) {
-  constexpr unsigned kTurns = 2, kClusters = 2;
-  GlobalArray<float> sums(kTurns * kClusters * kSumFloats);
-  const auto kernel = [&] {
-    const unsigned thread = threadIdx.x, cluster = blockIdx.x / size;
-    for (unsigned turn = 0; turn < kTurns; ++turn) {
-      float* const own = shared_at<float>(0) + 4 * thread;
-      for (unsigned i = 0; i < 4; ++i) own[i] = addend(blockIdx.x, 4 * thread + i, turn);
-      if (barriers.written) gpu::cluster_barrier();
-      float sum[4] = {};
-      if (thread % size == gpu::cluster_rank()) {
-        for (unsigned rank = 0; rank < size; ++rank) add(sum, gpu::load_remote(own, rank));
-      }
-      if (barriers.read) gpu::cluster_arrive();
-      if (thread % size == gpu::cluster_rank()) {
-        std::copy(sum, sum + 4, &sums[(turn * kClusters + cluster) * kSumFloats + 4 * thread]);
-      }
-      if (barriers.read) gpu::cluster_wait();
-    }
-  };
-  launch({kClusters * size}, {kSumThreads}, kSumFloats * 4, options, kernel, size);
-  return are_sums(sums, kTurns, kClusters, size);
-}
-
-/// The same, but each block writes its vectors to the shared memory of the block that sums them, rank by rank, where a barrier counts them.
-bool sums_by_stores(unsigned size, const Options& options, const ClusterBarriers& barriers) {
+/// Two clusters sum vectors over their blocks, twice: each block writes its vectors to the shared memory of the block that sums them, rank by rank, where a barrier
+/// counts them. Whether the sums are right.
+bool sums_over_clusters(unsigned size, const Options& options, const ClusterBarriers& barriers) {
   constexpr unsigned kTurns = 2, kClusters = 2;
   GlobalArray<float> sums(kTurns * kClusters * kSumFloats);
   const auto kernel = [&] {
@@ -367,7 +347,7 @@ bool sums_by_stores(unsigned size, const Options& options, const ClusterBarriers
     auto* const arrived = shared_at<std::uint64_t>(0);
     float* const vectors = shared_at<float>(16) + 4 * thread;
     if (thread == 0) gpu::barrier_init(arrived, 1);
-    if (barriers.start) gpu::cluster_barrier();
+    if (barriers.start) cluster_barrier();
     for (unsigned turn = 0; turn < kTurns; ++turn) {
       if (thread == 0) gpu::barrier_arrive_expect(arrived, kSumThreads * 16);  // a size-th of the threads' vectors, of each block
       float values[4];
@@ -381,7 +361,7 @@ bool sums_by_stores(unsigned size, const Options& options, const ClusterBarriers
           for (unsigned rank = 0; rank < size; ++rank) sum += vectors[rank * kSumFloats + i];
         }
       }
-      if (barriers.read) gpu::cluster_barrier();
+      if (barriers.read) cluster_barrier();
     }
   };
   launch({kClusters * size}, {kSumThreads}, 16 + size * kSumFloats * 4, options, kernel, size);
@@ -390,20 +370,16 @@ bool sums_by_stores(unsigned size, const Options& options, const ClusterBarriers
 
 TEST(Emulator, SumsOverACluster) {
   under_many_options([](const Options& options) {
-    for (unsigned size : {1u, 2u, 4u}) {
-      EXPECT_TRUE(sums_by_loads(size, options, {}));
-      EXPECT_TRUE(sums_by_stores(size, options, {}));
-    }
+    for (unsigned size : {1u, 2u, 4u}) EXPECT_TRUE(sums_over_clusters(size, options, {}));
   });
 }
 
 /// Under how many of the options the sums are wrong, or an Error.
-template <class Sums>
-int times_wrong(Sums sums, unsigned size, const ClusterBarriers& barriers) {
+int times_wrong(unsigned size, const ClusterBarriers& barriers) {
   int times = 0;
   for (const Options& options : emulator::many_options(8)) {
     try {
-      times += !sums(size, options, barriers);
+      times += !sums_over_clusters(size, options, barriers);
     } catch (const emulator::Error&) {
       ++times;
     }
@@ -413,11 +389,9 @@ int times_wrong(Sums sums, unsigned size, const ClusterBarriers& barriers) {
 
 TEST(Emulator, AMissingClusterBarrierShows) {
   for (unsigned size : {2u, 4u}) {
-    EXPECT_GT(times_wrong(sums_by_loads, size, {true, false, true}), 0);
-    EXPECT_GT(times_wrong(sums_by_loads, size, {true, true, false}), 0);
-    EXPECT_GT(times_wrong(sums_by_stores, size, {false, true, true}), 0);
-    EXPECT_GT(times_wrong(sums_by_stores, size, {true, false, true}), 0);
-    EXPECT_GT(times_wrong(sums_by_stores, size, {true, true, false}), 0);
+    EXPECT_GT(times_wrong(size, {false, true, true}), 0);
+    EXPECT_GT(times_wrong(size, {true, false, true}), 0);
+    EXPECT_GT(times_wrong(size, {true, true, false}), 0);
   }
 }
 
@@ -446,12 +420,7 @@ TEST(Emulator, BlocksOfAClusterHaveTheirOwnBarriers) {
         gpu::named_barrier(1, 64);
         __syncthreads();
       }
-      gpu::cluster_barrier();
-      const unsigned other = (gpu::cluster_rank() + 1) % kBlocks;
-      float sum[4] = {};
-      if (threadIdx.x % 4 == 0) add(sum, gpu::load_remote(values + threadIdx.x, other));
-      if (threadIdx.x % 4 == 0) std::copy(sum, sum + 4, &to[other * kFloats + threadIdx.x]);
-      gpu::cluster_barrier();
+      to[blockIdx.x * kFloats + threadIdx.x] = values[threadIdx.x];
     };
     launch({kBlocks}, {kFloats}, 16 + kFloats * 4, options, kernel, kBlocks);
     EXPECT_TRUE(std::equal(to.begin(), to.end(), from.begin()));
@@ -462,17 +431,16 @@ TEST(Emulator, AClusterBarrierDoesNotWaitForCopies) {
   GlobalArray<float> from(4);
   std::fill(from.begin(), from.end(), 1.0f);
   const auto seen = [&](const Options& options, bool wait) {
-    float sum[4] = {};
+    float value = 0;
     const auto kernel = [&] {
       if (blockIdx.x == 1) gpu::copy_async<16>(gpu::dynamic_shared(), from.data(), 16);
       gpu::copy_async_commit();
       if (wait) gpu::copy_async_wait<0>();
-      gpu::cluster_barrier();
-      if (blockIdx.x == 0) add(sum, gpu::load_remote(gpu::dynamic_shared(), 1));
-      gpu::cluster_barrier();
+      cluster_barrier();
+      if (blockIdx.x == 1) value = *shared_at<float>(0);
     };
     launch({2}, {1}, 16, options, kernel, 2);
-    return sum[0];
+    return value;
   };
   EXPECT_EQ(seen(kEarly, false), 1.0f);
   EXPECT_EQ(seen(kLate, true), 1.0f);
@@ -484,8 +452,8 @@ TEST(Emulator, ExitedThreadsAreNotWaitedForByTheCluster) {
     int last = 0;
     const auto kernel = [&] {
       if (blockIdx.x == 1 || threadIdx.x >= 40) return;
-      gpu::cluster_barrier();
-      gpu::cluster_barrier();
+      cluster_barrier();
+      cluster_barrier();
       last = 1;
     };
     launch({3}, {128}, 0, options, kernel, 3);
@@ -498,7 +466,7 @@ TEST(Emulator, FindsBlocksOfAClusterThatWaitForEver) {
     const auto kernel = [] {
       if (blockIdx.x == 2) return;
       if (blockIdx.x == 1 && threadIdx.x >= 32) gpu::named_barrier(3, 64);
-      gpu::cluster_barrier();
+      cluster_barrier();
     };
     const std::string message = complaint(64, 0, options, kernel, 3);
     EXPECT_TRUE(contains(message, "no thread of block (0, 0, 0) can go on\n  threads 0 to 63 wait in cluster_wait, "));
@@ -512,24 +480,24 @@ TEST(Emulator, FindsBlocksOfAClusterThatWaitForEver) {
 TEST(Emulator, FindsMisuseOfTheClusterBarrier) {
   under_many_options([](const Options& options) {
     const auto twice = [] {
-      gpu::cluster_arrive();
-      if (blockIdx.x == 1) gpu::cluster_arrive();
+      gpu::cluster_arrive_relaxed();
+      if (blockIdx.x == 1) gpu::cluster_arrive_relaxed();
       gpu::cluster_wait();
     };
     EXPECT_TRUE(contains(complaint(32, 0, options, twice, 2), "of block (1, 0, 0) uses cluster_arrive twice"));
     const auto never = [] {
-      if (blockIdx.x == 0) gpu::cluster_arrive();
+      if (blockIdx.x == 0) gpu::cluster_arrive_relaxed();
       gpu::cluster_wait();
     };
     EXPECT_TRUE(contains(complaint(32, 0, options, never, 2), "of block (1, 0, 0) uses cluster_wait without"));
     const auto no_wait = [] {
-      gpu::cluster_arrive();
+      gpu::cluster_arrive_relaxed();
       if (blockIdx.x == 0) gpu::cluster_wait();
     };
     EXPECT_TRUE(contains(complaint(32, 0, options, no_wait, 2), "of block (1, 0, 0) exits without cluster_wait"));
     const auto part = [] {
       if (blockIdx.x == 1 && threadIdx.x == 7) __syncwarp();
-      gpu::cluster_barrier();
+      cluster_barrier();
     };
     EXPECT_TRUE(contains(complaint(32, 0, options, part, 2), "while other lanes of its warp are at"));
   });
@@ -537,32 +505,22 @@ TEST(Emulator, FindsMisuseOfTheClusterBarrier) {
 
 TEST(Emulator, FindsAccessToABlockThatHasNotStarted) {
   // In this order block 0 starts first.
-  const auto load = [] {
-    if (blockIdx.x == 0) gpu::load_remote(gpu::dynamic_shared(), 1);
-    gpu::cluster_barrier();
-  };
-  EXPECT_TRUE(contains(complaint(32, 16, kEarly, load, 2),
-                       "thread 0 of block (0, 0, 0) uses load_remote on block (1, 0, 0), which has not started"));
   const auto store = [] {
     if (blockIdx.x == 0) gpu::store_remote(gpu::dynamic_shared(), 1, make_uint4(1, 2, 3, 4), shared_at<std::uint64_t>(16));
-    gpu::cluster_barrier();
+    cluster_barrier();
   };
-  EXPECT_TRUE(contains(complaint(32, 32, kEarly, store, 2), "uses store_remote on block (1, 0, 0), which has not"));
+  EXPECT_TRUE(contains(complaint(32, 32, kEarly, store, 2),
+                       "thread 0 of block (0, 0, 0) uses store_remote on block (1, 0, 0), which has not started"));
 }
 
 TEST(Emulator, FindsAccessToABlockThatHasEnded) {
   // The blocks access each other, one for longer: whatever the order, one of them goes on after the other's end.
   under_many_options([](const Options& options) {
-    const auto load = [] {
-      gpu::cluster_barrier();
-      for (int i = 0; i < (blockIdx.x == 0 ? 100 : 1); ++i) gpu::load_remote(gpu::dynamic_shared(), 1 - blockIdx.x);
-    };
-    EXPECT_TRUE(contains(complaint(1, 16, options, load, 2), "0, 0), whose threads have all exited"));
     // Or it ends before it has got what was stored earlier.
     const auto store = [] {
       auto* const barrier = shared_at<std::uint64_t>(16);
       gpu::barrier_init(barrier, 1);
-      gpu::cluster_barrier();
+      cluster_barrier();
       for (int i = 0; i < (blockIdx.x == 0 ? 100 : 1); ++i) {
         gpu::store_remote(gpu::dynamic_shared(), 1 - blockIdx.x, make_uint4(1, 2, 3, 4), barrier);
       }
@@ -574,30 +532,23 @@ TEST(Emulator, FindsAccessToABlockThatHasEnded) {
 
 TEST(Emulator, ChecksRemoteAccess) {
   const auto access = [](std::size_t byte, unsigned rank) {
-    const auto load = [=] {
-      gpu::cluster_barrier();
-      gpu::load_remote(gpu::dynamic_shared() + byte, rank);
-      gpu::cluster_barrier();
-    };
     const auto store = [=] {
       auto* const barrier = shared_at<std::uint64_t>(0);
       gpu::barrier_init(barrier, 1);
       gpu::barrier_arrive_expect(barrier, rank == gpu::cluster_rank() ? 32 : 0);
-      gpu::cluster_barrier();
+      cluster_barrier();
       gpu::store_remote(gpu::dynamic_shared() + byte, rank, make_uint4(1, 2, 3, 4), barrier);
-      gpu::cluster_barrier();
+      cluster_barrier();
       gpu::barrier_wait(barrier, 0);
     };
-    return std::vector{complaint(1, 64, kEarly, load, 2), complaint(1, 64, kEarly, store, 2)};
+    return complaint(1, 64, kEarly, store, 2);
   };
-  for (const std::string& message : access(48, 0)) EXPECT_EQ(message, "");
-  for (const std::string& message : access(48, 1)) EXPECT_EQ(message, "");
-  for (const std::string& message : access(48, 2)) EXPECT_TRUE(contains(message, "on block 2 of a cluster of 2"));
-  for (const std::string& message : access(40, 1)) EXPECT_TRUE(contains(message, "at shared byte 40 is misaligned"));
-  for (const std::string& message : access(52, 1)) {
-    EXPECT_TRUE(contains(message, "of 16 bytes is not inside the block's 64 bytes of shared memory but at byte 52"));
-    EXPECT_TRUE(contains(message, "emulator_test.cpp:"));
-  }
+  EXPECT_EQ(access(48, 0), "");
+  EXPECT_EQ(access(48, 1), "");
+  EXPECT_TRUE(contains(access(48, 2), "on block 2 of a cluster of 2"));
+  EXPECT_TRUE(contains(access(40, 1), "at shared byte 40 is misaligned"));
+  EXPECT_TRUE(contains(access(52, 1), "of 16 bytes is not inside the block's 64 bytes of shared memory but at byte 52"));
+  EXPECT_TRUE(contains(access(52, 1), "emulator_test.cpp:"));
 }
 
 TEST(Emulator, FindsACopyThatABlockOfAClusterDoesNotWaitFor) {
@@ -1280,6 +1231,12 @@ TEST(Emulator, ProductsOfTheBlocksOfAClusterAdd) {
       const auto kernel = [&] {
         const unsigned rank = gpu::cluster_rank();
         const int first = 8 * int(rank);
+        auto* const arrived = shared_at<std::uint64_t>(256);
+        if (threadIdx.x == 0) {
+          gpu::barrier_init(arrived, 1);
+          gpu::barrier_arrive_expect(arrived, 128 * 16);
+        }
+        cluster_barrier();
         for (int i = int(threadIdx.x); i < kColumns * 8; i += int(blockDim.x)) {
           *shared_at<std::uint32_t>(layout.byte(i / 8, i % 8)) = b.word(i / 8, first + i % 8);
         }
@@ -1294,16 +1251,15 @@ TEST(Emulator, ProductsOfTheBlocksOfAClusterAdd) {
         gpu::warpgroup_commit();
         gpu::warpgroup_wait<0>();
         gpu::warpgroup_settle(sum);
-        uint4* const own = shared_at<uint4>(256) + threadIdx.x;
-        *own = as_words(sum);
-        gpu::cluster_barrier();
+        uint4* const given = shared_at<uint4>(272) + threadIdx.x;
+        gpu::store_remote(given + 128 * rank, threadIdx.x % size, as_words(sum), arrived);
+        gpu::barrier_wait(arrived, 0);
         if (threadIdx.x % size == rank) {
-          for (unsigned other = 1; other < size; ++other) add(sum, gpu::load_remote(own, (rank + other) % size));
+          for (unsigned other = 1; other < size; ++other) add(sum, given[128 * ((rank + other) % size)]);
           store_sums(sum, out);
         }
-        gpu::cluster_barrier();
       };
-      launch({size}, {128}, 256 + 128 * 16, options, kernel, size);
+      launch({size}, {128}, 272 + size * 128 * 16, options, kernel, size);
       expect_product(out, a, 0, 64, b);
     });
   }

@@ -220,19 +220,8 @@ inline void named_barrier(int id, int threads, Source at = Source::here()) {
 }
 
 inline unsigned cluster_rank() { return emulator::position->cluster_rank; }
-inline unsigned cluster_size() { return emulator::position->cluster_size; }
-inline void cluster_arrive(Source at = Source::here()) { emulator::cluster_arrive(at); }
 inline void cluster_arrive_relaxed(Source at = Source::here()) { emulator::cluster_arrive(at); }
 inline void cluster_wait(Source at = Source::here()) { emulator::cluster_wait(at); }
-inline void cluster_barrier(Source at = Source::here()) {
-  emulator::cluster_arrive(at);
-  emulator::cluster_wait(at);
-}
-inline uint4 load_remote(const void* shared, unsigned rank, Source at = Source::here()) {
-  uint4 value;
-  emulator::load_remote(&value, shared, rank, at);
-  return value;
-}
 inline void store_remote(void* shared, unsigned rank, uint4 value, std::uint64_t* barrier, Source at = Source::here()) {
   emulator::store_remote(shared, rank, &value, barrier, at);
 }

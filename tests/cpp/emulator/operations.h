@@ -23,7 +23,6 @@ struct Position {
   Extent threads;
   Extent blocks;
   unsigned cluster_rank;
-  unsigned cluster_size;
   unsigned char* shared;
 };
 /// Of the thread that runs at the moment.
@@ -53,9 +52,7 @@ void named_barrier(int id, int threads, Source at);
 /// Like an instruction with .aligned, each wants all threads of a warp. Threads that have exited are not waited for.
 void cluster_arrive(Source at);
 void cluster_wait(Source at);
-/// 16 bytes at the place of `shared`, which is in the running thread's block, in that of block `rank` of its cluster.
-void load_remote(void* value, const void* shared, unsigned rank, Source at);
-/// Counts the 16 bytes on the barrier of that block.
+/// 16 bytes to the place of `shared`, which is in the running thread's block, in that of block `rank` of its cluster, whose barrier counts them.
 void store_remote(void* shared, unsigned rank, const void* value, std::uint64_t* barrier, Source at);
 void synchronize_warp(std::uint32_t mask, Source at);
 std::uint64_t shuffle(std::uint32_t mask, std::uint64_t value, int source_lane, Source at);
