@@ -19,10 +19,10 @@ struct TransposedConfig {
   static constexpr int kSteps = kWords_ / 8;
   static constexpr int kQuads = kWords_ / 4;
   static constexpr int kSums = kPositions_ / 2;  // of a thread
-  static constexpr int kStagedEighths = kTile.staged_positions() / 8;
   static constexpr int kMultiplying = kTile.multiplying();
   static constexpr int kThreads = kMultiplying + kTransposedLoading;
   using Element = typename KindTraits<kKind_>::Element;
+  static constexpr int kStagedEighths = kTile.staged_positions(int(sizeof(Element))) / 8;
   static constexpr gpu::Words kOperand = KindTraits<kKind_>::kWords;
   static constexpr int kWordElements = 4 / int(sizeof(Element));
   static constexpr int kChannels = kWords * kWordElements;  // of a chunk

@@ -2,6 +2,8 @@
 // From the sums of the transposed product to outputs in memory. A thread has neighbouring positions of two columns; eight lanes have neighbouring
 // columns, which mostly are neighbouring outputs. Stored as they are, an instruction writes parts of many sectors, and these are what limits it; so where
 // it can be, outputs are put side by side in shared memory first.
+#include <cstring>
+
 #include "implicit/epilogue.cuh"
 #include "implicit/transposed_operands.cuh"
 
@@ -32,6 +34,17 @@ __device__ __forceinline__ void store_pair(void* to, float first, float second) 
     *static_cast<float2*>(to) = make_float2(first, second);
   } else {
     *static_cast<std::uint32_t*>(to) = gpu::pack<Element>(first, second);
+  }
+}
+
+/// Stores elements [from, after) of a vector that begins at `to`. Without branches: of a warp's lanes some mostly have such a vector, and all of them would wait for a loop.
+template <class Element, class Vector>
+__device__ __forceinline__ void store_part(Element* to, const Vector& vector, int from, int after) {
+  Element elements[sizeof(Vector) / sizeof(Element)];
+  std::memcpy(elements, &vector, sizeof vector);
+#pragma unroll
+  for (int e = 0; e < int(sizeof(Vector) / sizeof(Element)); ++e) {
+    if (e >= from && e < after) to[e] = elements[e];
   }
 }
 
@@ -221,7 +234,7 @@ class StagedStore : public StagedSums<C, Activation> {
   }
 
   /// After put(), stores the outputs of positions from 8 `eighth` on, `eighths` times 8 of them.
-  __device__ __forceinline__ void finish(int eighth, int eighths) const {
+  __device__ __forceinline__ void finish(int eighth, int eighths, bool = true, bool = true) const {
     gpu::named_barrier(this->barrier_, kWarpgroup);
     const ImplicitGeometry& g = p_.g;
     const int length = eighths * 8 * this->stride_, first = first_output_ + eighth * 8 * this->stride_;
@@ -322,32 +335,47 @@ class PlaneStore : public StagedSums<C, Activation> {
     this->pairs_ = w.paired && stride % 2 == 0 && w.first_in_vector % 2 == 0;
   }
 
-  /// After put(), stores the outputs of positions from 8 `eighth` on, `eighths` times 8 of them.
-  __device__ __forceinline__ void finish(int eighth, int eighths) const {
+  /// Before put(): what was in the buffer has been stored, but for the part of a vector that put() will complete.
+  __device__ __forceinline__ void start() {
+    StagedSums<C, Activation>::start();
+    if (thread_ < carried_rows_) store_part(this->buffer_ - p_.w.first_in_vector + thread_ * p_.w.staging_pitch, carried_, 0, p_.w.first_in_vector);
+  }
+
+  /// After put(), stores the outputs of positions from 8 `eighth` on, `eighths` times 8 of them; `first` and `last`: of the tile's rounds. Between two rounds are vectors
+  /// that both have a part of: the second one stores them.
+  __device__ __forceinline__ void finish(int eighth, int eighths, bool first = true, bool last = true) {
     gpu::named_barrier(this->barrier_, kWarpgroup);
+    const int outputs = eighths * 8 * this->stride_;
+    carried_rows_ = last || p_.w.first_in_vector == 0 ? 0 : p_.w.group_channels * p_.planes.outer_residues;
     switch (static_cast<int>(sizeof(Element)) << p_.w.log2_vector) {
-      case 16: copy<uint4>(eighth, eighths); break;
-      case 8: copy<uint2>(eighth, eighths); break;
-      case 4: copy<std::uint32_t>(eighth, eighths); break;
+      case 16: copy<uint4>(eighth, outputs, first, last); break;
+      case 8: copy<uint2>(eighth, outputs, first, last); break;
+      case 4: copy<std::uint32_t>(eighth, outputs, first, last); break;
       default:
-        if constexpr (sizeof(Element) == 2) copy<Element>(eighth, eighths);
+        if constexpr (sizeof(Element) == 2) copy<Element>(eighth, outputs, first, last);
     }
   }
 
  private:
-  /// A thread has the same vector of rows of several channels. Vectors at the ends of the buffer's rows are in part another round's.
+  static constexpr int kResidues = 2;  ///< of the outer axes, whose rows a thread has at a time
+
+  /// A thread has the same vector of rows of several channels. Rows of y are whole vectors, which begin where those of the buffer do.
   template <class Vector>
-  __device__ __forceinline__ void copy(int eighth, int eighths) const {
+  __device__ __forceinline__ void copy(int eighth, int outputs, bool first_round, bool last_round) {
     constexpr int kVector = int(sizeof(Vector) / sizeof(Element));
+    if (thread_ < carried_rows_) {
+      const Vector carried = *reinterpret_cast<const Vector*>(this->buffer_ + (thread_ * p_.w.staging_pitch + outputs - p_.w.first_in_vector));
+      std::memcpy(&carried_, &carried, sizeof carried);
+    }
     const PlaneTiles& planes = p_.planes;
     const PlaneAxis& last = planes.axis[kAllAxes - 1];
-    const int outputs = eighths * 8 * this->stride_, first_channel = planes.row_threads.quotient(thread_), threads = planes.row_threads.divisor();
+    const int first_channel = planes.row_threads.quotient(thread_), threads = planes.row_threads.divisor();
     if (first_channel >= planes.channels_at_once) return;
 #pragma unroll 1
     for (int i = thread_ - first_channel * threads; i < planes.row_vectors; i += threads) {
-      const int begin = i * kVector - p_.w.first_in_vector, first = begin < 0 ? 0 : begin;
-      if (first >= outputs) return;
-      const int position = last.stride.quotient(first);
+      const int begin = i * kVector - p_.w.first_in_vector;
+      if (begin >= outputs || (!last_round && begin + kVector > outputs)) return;
+      const int position = last.stride.quotient(begin < 0 ? 0 : begin);
       int number = first_position_ + eighth * 8 + position, at[kAllAxes];
 #pragma unroll
       for (int a = kAllAxes - 1; a >= 0; --a) {
@@ -356,48 +384,92 @@ class PlaneStore : public StagedSums<C, Activation> {
         at[a] = (number - rest * axis.slots.divisor()) * axis.stride.divisor() + axis.first_output;
         number = rest;
       }
-      at[kAllAxes - 1] += begin - position * this->stride_;
       if (number >= p_.g.batch) return;
-      // Of the vector, what this round has and y has.
-      const int in_y = at[kAllAxes - 1], from = max(max(-begin, -in_y), 0), after = min(min(outputs - begin, last.output - in_y), kVector);
-      if (from >= after) continue;
+      const int in_y = at[kAllAxes - 1] + begin - position * this->stride_;
+      if (in_y < 0 || in_y >= last.output) continue;
+      // Of the vectors at its ends a tile has a part only; of those between two rounds the second one has all.
+      const bool whole = (!first_round || begin >= 0) && (!last_round || begin + kVector <= outputs);
       const unsigned channel = static_cast<unsigned>(number) * static_cast<unsigned>(p_.g.out_channels * p_.g.groups) + static_cast<unsigned>(channel_ + first_channel);
-      const unsigned plane = static_cast<unsigned>(p_.g.plane), step = plane * static_cast<unsigned>(planes.channels_at_once);
-      const int pitch = p_.w.staging_pitch, next = pitch * planes.outer_residues * planes.channels_at_once;
+      const int pitch = p_.w.staging_pitch;
       const Element* row = this->buffer_ + (begin + first_channel * planes.outer_residues * pitch);
+      Element* const y = static_cast<Element*>(p_.y) + (channel * static_cast<unsigned>(p_.g.plane) + static_cast<unsigned>(in_y));
       int output0 = at[0], output1 = at[1], residue1 = 0;
 #pragma unroll 1
-      for (int residue = 0; residue < planes.outer_residues; ++residue, row += pitch) {
-        if (output0 >= 0 && output0 < planes.axis[0].output && output1 >= 0 && output1 < planes.axis[1].output) {
-          unsigned to = channel * plane + static_cast<unsigned>((output0 * planes.axis[1].output + output1) * last.output + in_y);
-          const Element* values = row;
-          if (after - from == kVector) {
-#pragma unroll 4
-            for (int c = first_channel; c < channels_; c += planes.channels_at_once, to += step, values += next) {
-              *reinterpret_cast<Vector*>(static_cast<Element*>(p_.y) + to) = *reinterpret_cast<const Vector*>(values);
-            }
+      for (int residue = 0; residue < planes.outer_residues; residue += kResidues, row += kResidues * pitch) {
+        bool exists[kResidues];
+        unsigned to[kResidues];
+#pragma unroll
+        for (int k = 0; k < kResidues; ++k) {
+          exists[k] = residue + k < planes.outer_residues && output0 >= 0 && output0 < planes.axis[0].output && output1 >= 0 && output1 < planes.axis[1].output;
+          to[k] = static_cast<unsigned>((output0 * planes.axis[1].output + output1) * last.output);
+          if (++residue1 == planes.axis[1].stride.divisor()) {
+            residue1 = 0, output0 += planes.axis[0].dilation, output1 = at[1];
           } else {
-#pragma unroll 1
-            for (int c = first_channel; c < channels_; c += planes.channels_at_once, to += step, values += next) {
-#pragma unroll 1
-              for (int e = from; e < after; ++e) static_cast<Element*>(p_.y)[to + static_cast<unsigned>(e)] = values[e];
-            }
+            output1 += planes.axis[1].dilation;
           }
         }
-        if (++residue1 == planes.axis[1].stride.divisor()) {
-          residue1 = 0, output0 += planes.axis[0].dilation, output1 = at[1];
+        if (whole) {
+          copy_whole<Vector>(row, y, exists, to, first_channel);
         } else {
-          output1 += planes.axis[1].dilation;
+          copy_part<Vector>(row, y, exists, to, first_channel, first_round && begin < 0 ? -begin : 0, outputs - begin);
         }
+      }
+    }
+  }
+
+  /// Rows of kResidues residues and of the thread's channels, from `first_channel` on, whose row of the first residue is `row` in the buffer and `y` + to[] in memory.
+  template <class Vector>
+  __device__ __forceinline__ void copy_whole(const Element* row, Element* y, const bool (&exists)[kResidues], const unsigned (&to)[kResidues], int first_channel) const {
+    constexpr int kChannels = 2;  // whose vectors are read before one is stored
+    const int pitch = p_.w.staging_pitch, together = p_.planes.channels_at_once, next = pitch * p_.planes.outer_residues * together;
+    const std::int64_t step = std::int64_t{p_.g.plane} * together;
+    Element* into[kResidues];
+#pragma unroll
+    for (int k = 0; k < kResidues; ++k) into[k] = y + to[k];
+#pragma unroll 1
+    for (int left = channels_ - first_channel; left > 0; left -= kChannels * together, row += kChannels * next) {
+      Vector vectors[kChannels][kResidues];
+#pragma unroll
+      for (int i = 0; i < kChannels; ++i) {
+#pragma unroll
+        for (int k = 0; k < kResidues; ++k) {
+          if (exists[k] && i * together < left) vectors[i][k] = *reinterpret_cast<const Vector*>(row + (i * next + k * pitch));
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < kChannels; ++i) {
+#pragma unroll
+        for (int k = 0; k < kResidues; ++k) {
+          if (exists[k] && i * together < left) *reinterpret_cast<Vector*>(into[k] + i * step) = vectors[i][k];
+        }
+      }
+#pragma unroll
+      for (int k = 0; k < kResidues; ++k) into[k] += kChannels * step;
+    }
+  }
+
+  /// The same for elements [from, after) of their vectors.
+  template <class Vector>
+  __device__ __forceinline__ void copy_part(const Element* row, Element* y, const bool (&exists)[kResidues], const unsigned (&to)[kResidues], int first_channel, int from,
+                                            int after) const {
+    const int pitch = p_.w.staging_pitch, together = p_.planes.channels_at_once, next = pitch * p_.planes.outer_residues * together;
+    const std::int64_t step = std::int64_t{p_.g.plane} * together;
+#pragma unroll 1
+    for (int c = first_channel; c < channels_; c += together, y += step, row += next) {
+#pragma unroll
+      for (int k = 0; k < kResidues; ++k) {
+        if (exists[k]) store_part(y + to[k], *reinterpret_cast<const Vector*>(row + k * pitch), from, after);
       }
     }
   }
 
   const typename C::Params& p_;
   int thread_;
-  int channels_;        ///< of the warpgroup that exist
-  int channel_;         ///< the first of them is of
-  int first_position_;  ///< of the tile
+  int channels_;          ///< of the warpgroup that exist
+  int channel_;           ///< the first of them is of
+  int first_position_;    ///< of the tile
+  int carried_rows_ = 0;  ///< of the buffer, a thread for each, whose last elements belong to a vector that the next round stores
+  uint4 carried_;
 };
 
 template <class C>
@@ -489,7 +561,7 @@ __device__ __forceinline__ void store_own(const typename C::Params& p, unsigned 
   constexpr int kEighths = C::kPositions / 8, kTogether = C::kStagedEighths;
   if constexpr (kTogether > 0) {
     if (C::kManyAxes || p.w.staged) {
-      const StagedStoreOf<C> store(p, memory, tile, warpgroup, thread, biases);
+      StagedStoreOf<C> store(p, memory, tile, warpgroup, thread, biases);
 #pragma unroll
       for (int eighth = 0; eighth < kEighths; eighth += kTogether) {
         float sums[kTogether][4];
@@ -500,7 +572,7 @@ __device__ __forceinline__ void store_own(const typename C::Params& p, unsigned 
         }
         store.start();
         store.put(sums);
-        store.finish(eighth, kEighths - eighth < kTogether ? kEighths - eighth : kTogether);
+        store.finish(eighth, kEighths - eighth < kTogether ? kEighths - eighth : kTogether, eighth == 0, eighth + kTogether >= kEighths);
       }
       return;
     }
@@ -523,7 +595,7 @@ __device__ __forceinline__ void store_share(const typename C::Params& p, unsigne
   float sums[kTogether][4];
   if (C::kManyAxes || p.w.staged) {
     if (eighths <= 0) return;
-    const StagedStoreOf<C> store(p, memory, tile, warpgroup, thread, biases);
+    StagedStoreOf<C> store(p, memory, tile, warpgroup, thread, biases);
     exchange.wait();
 #pragma unroll 1
     for (int eighth = 0; eighth < eighths; eighth += kTogether) {

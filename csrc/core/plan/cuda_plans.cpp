@@ -48,7 +48,7 @@ Rates rates_of(GemmBackend backend, DType dtype, Precision precision) {
       return {cublas ? 55e12 : 35e12, launch};
     case DType::bfloat16:
     case DType::float16:
-      return {cublas ? 400e12 : 250e12, launch};
+      return {cublas ? 550e12 : 250e12, launch};
     case DType::float32:
       break;
   }

@@ -229,7 +229,7 @@ bool set_weight_pieces(int element, const TransposedTile& tile, TransposedGeomet
 /// How outputs go to memory.
 void set_staging(int element, const TransposedTile& tile, TransposedGeometry* t) {
   const ImplicitGeometry& g = t->g;
-  const int positions = t->w.splits > 1 ? t->w.share_eighths * 8 : tile.staged_positions();
+  const int positions = t->w.splits > 1 ? t->w.share_eighths * 8 : tile.staged_positions(element);
   const std::int64_t outputs = std::int64_t{g.sample_rows.divisor()} * g.stride;
   const std::int64_t all = (std::int64_t{g.row_tiles} * g.tile_rows + positions) * g.stride;
   t->w.staged = positions > 0 && t->w.group_channels > 0 && g.dilation == 1 && outputs <= kMostOutputs && all <= kMostOutputs;
@@ -248,7 +248,7 @@ bool set_plane_staging(int element, const TransposedTile& tile, TransposedGeomet
   const ImplicitGeometry& g = t->g;
   PlaneTiles& planes = t->planes;
   const PlaneAxis& last = planes.axis[kMaxAxes - 1];
-  const int stride = last.stride.divisor(), positions = t->w.splits > 1 ? t->w.share_eighths * 8 : tile.staged_positions();
+  const int stride = last.stride.divisor(), positions = t->w.splits > 1 ? t->w.share_eighths * 8 : tile.staged_positions(element);
   if (t->w.group_channels == 0 || positions == 0) return false;
   // Rows of the buffer and of y are whole vectors, which begin equally far after a position's first output.
   const int most = kVectorBytes / element;

@@ -37,8 +37,8 @@ struct TransposedTile {
   constexpr int multiplying() const { return columns / kGroupColumns * kWarpgroup; }  ///< threads
   /// Whether clusters share out a tile: with more columns, threads have too few registers for it.
   constexpr bool splits() const { return columns <= 128; }
-  /// Whose sums are staged at a time, 0 if they are not, for the same reason.
-  constexpr int staged_positions() const { return columns > 128 ? 0 : positions <= 144 ? 48 : axes == Axes::one || words > 16 ? 72 : 24; }
+  /// Whose sums of elements of so many bytes are staged at a time, 0 if they are not, for the same reason. Stages of several axes leave less room.
+  constexpr int staged_positions(int element) const { return columns > 128 ? 0 : positions <= 144 ? 48 : axes == Axes::one || words > 16 || element == 2 ? 72 : 48; }
 };
 
 /// A column tile: either all residues of some channels, or a part of the residues of one. Of its columns, the pieces of the
