@@ -74,10 +74,12 @@ Tensor conv_transpose(const Tensor& input, const Tensor& weight, const std::opti
   const std::optional<Tensor> b = bias ? std::optional<Tensor>(dense(*bias, Layout::channels_first)) : std::nullopt;
   Tensor output = empty_output(input, problem);
   if (problem.output_elements() == 0) return output;
-  const Tensor workspace = empty_workspace(input, plan.workspace_bytes);
   CudaContext context;
-  context.workspace = workspace.mutable_data_ptr();
-  context.workspace_bytes = plan.workspace_bytes;
+  std::optional<Tensor> workspace;  // many plans have none, and asking for no bytes takes as long as asking for some
+  if (plan.workspace_bytes > 0) {
+    workspace = empty_workspace(input, plan.workspace_bytes);
+    context.workspace = workspace->mutable_data_ptr(), context.workspace_bytes = plan.workspace_bytes;
+  }
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &context.stream));
   if (plan.backend == GemmBackend::cublas) {
     STABLE_TORCH_ERROR_CODE_CHECK(torch_get_current_cuda_blas_handle(&context.cublas_handle));
