@@ -330,7 +330,7 @@ bool are_sums(const GlobalArray<float>& sums, unsigned turns, unsigned clusters,
   return true;
 }
 
-/// Barriers of the kernels below, which are wrong without one.
+/// Barriers of the kernel below, which is wrong without one of them.
 struct ClusterBarriers {
   bool start = true;    // before the first store to another block
   bool written = true;  // between writing and reading, each turn
