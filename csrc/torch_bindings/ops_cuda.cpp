@@ -17,7 +17,7 @@
 namespace convt_gemm::torch_bindings {
 namespace {
 
-/// Said once, when the GPU is first used: such kernels are many times slower than they should be.
+/// When the GPU is first used: such a package gives right results, so nothing else would show why it is slow.
 void warn_of_unoptimised_kernels() {
 #ifdef CONVT_GEMM_FAST_COMPILE
   static std::once_flag said;

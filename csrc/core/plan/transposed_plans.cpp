@@ -16,7 +16,7 @@ using namespace fused_plans;
 constexpr double kClock = 1.7e9;
 constexpr double kLaunch = 4.6e-6;           // seconds, with putting x into order
 constexpr double kStart = 3500;              // cycles of a tile until its first products, and after its last ones
-constexpr double kHalfPlaneProduct = 1.3;    // for each cycle of the tensor cores, several axes and taps in 16 bits: their weights are in few banks
+constexpr double kHalfPlaneProduct = 1.3;    // for each cycle of the tensor cores, several axes and taps in 16 bits; from 1.0 to 1.3 by problem, and rather too slow than taken too often
 constexpr double kSinglePlaneProduct = 1.6;  // or where a thread's columns are not read together
 constexpr double kSplitProduct = 0.49;       // for each cycle of the tensor cores where words are split in two; else 1
 constexpr double kSplitTap = 430;            // and cycles of each tap, which is waited for

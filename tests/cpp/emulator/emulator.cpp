@@ -636,15 +636,14 @@ std::uint32_t Launch::shared_address(const void* shared, Source at) {
 
 /// The bytes in the shared memory of the cluster's block `rank` that lie where `shared` is in the running thread's.
 unsigned char* Launch::remote_shared(const void* shared, unsigned rank, std::size_t bytes, Source at) {
-  constexpr const char* what = "store_remote";
   if (rank >= cluster_.size()) {
-    fail(at, text("uses ", what, " on block ", rank, " of a cluster of ", cluster_.size()));
+    fail(at, text("uses store_remote on block ", rank, " of a cluster of ", cluster_.size()));
   }
   const Block& block = cluster_[rank];
-  const std::ptrdiff_t offset = inside_shared(shared, bytes, bytes, what, at) - running_->position.shared;
+  const std::ptrdiff_t offset = inside_shared(shared, bytes, bytes, "store_remote", at) - running_->position.shared;
   // On the GPU its shared memory may be another's before it starts and after it has ended.
-  if (!block.started) fail(at, text("uses ", what, " on ", describe(block.index), ", which has not started"));
-  if (!block.alive()) fail(at, text("uses ", what, " on ", describe(block.index), ", whose threads have all exited"));
+  if (!block.started) fail(at, text("uses store_remote on ", describe(block.index), ", which has not started"));
+  if (!block.alive()) fail(at, text("uses store_remote on ", describe(block.index), ", whose threads have all exited"));
   return block.shared->data() + offset;
 }
 
