@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -24,6 +25,8 @@ _DTYPES = {
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 _op = torch.ops.convt_gemm.conv_transpose.default
+_packed_op = torch.ops.convt_gemm.conv_transpose_packed.default
+_packed_op = getattr(_packed_op, "_op", _packed_op)  # without the Python frame of an OpOverload's call
 _plans_op = torch.ops.convt_gemm.conv_transpose_plans.default
 _remember_op = torch.ops.convt_gemm.remember_plan.default
 _tuned_op = torch.ops.convt_gemm.tuned_plans.default
@@ -33,6 +36,9 @@ _functorch_level = torch._C._functorch.peek_interpreter_stack
 _plain_types = (Tensor, torch.nn.Parameter)
 _is_compiling = torch.compiler.is_compiling
 _is_any_autocast_enabled = torch._C._is_any_autocast_enabled
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+_is_function_mode_enabled = torch._C._is_torch_function_mode_enabled
+_tracing_state = torch._C._get_tracing_state
 
 
 def conv_transpose(
@@ -51,9 +57,9 @@ def conv_transpose(
     """``torch.ops.convt_gemm.conv_transpose``, by the shortest way.
 
     The autograd and autocast kernels below are Python and cost more host time than everything else together. Plain
-    tensors outside of functorch and compilation need none of what those are for, so they go straight to the compiled
-    operator: cast first under autocast, and under an autograd node if a derivative is wanted. Everything else takes the
-    whole road through the dispatcher.
+    tensors outside of functorch, modes, tracing and compilation need none of what those are for, so they go straight to
+    the compiled operator, by its packed form: cast first under autocast, and under an autograd node if a derivative is
+    wanted. Everything else takes the whole road through the dispatcher.
     """
     rest = (stride, padding, output_padding, groups, dilation, algorithm, precision, workspace_limit)
     if (
@@ -62,6 +68,9 @@ def conv_transpose(
         or (bias is not None and type(bias) not in _plain_types)
         or _is_compiling()
         or _functorch_level() is not None
+        or _dispatch_modes()
+        or _is_function_mode_enabled()
+        or _tracing_state() is not None
     ):
         return _op(input, weight, bias, *rest)
     if _is_any_autocast_enabled():
@@ -72,7 +81,20 @@ def conv_transpose(
                 return _with_derivatives(None, *tensors, *rest)
     if _wants_derivative(input, weight, bias):
         return _ConvTranspose.apply(None, input, weight, bias, *rest)
-    with _below_autograd():
+    return _short_call(input, weight, bias, *rest)
+
+
+def _short_call(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
+    """The compiled operator below autograd, from outside of the dispatcher."""
+    _, _, _, groups, _, algorithm, precision, workspace_limit = rest
+    if type(groups) is int and type(workspace_limit) is int and type(algorithm) is str and precision in _PRECISIONS:
+        try:
+            settings = _pack(*rest)
+        except TypeError:  # not hashable, as symbolic sizes are not
+            pass
+        else:
+            return _packed_op(input, weight, bias, settings)
+    with _below_autograd():  # where what is no legal argument is refused
         return _op(input, weight, bias, *rest)
 
 
@@ -102,6 +124,46 @@ def _wants_derivative(input: Tensor, weight: Tensor, bias: Tensor | None) -> boo
     ):
         return True
     return forward_ad._current_level >= 0
+
+
+# --- the packed operator
+
+
+_PRECISIONS = ("ieee", "tf32", "tf32x3")
+
+
+@lru_cache(maxsize=1024)
+def _pack(
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    output_padding: tuple[int, ...],
+    groups: int,
+    dilation: tuple[int, ...],
+    algorithm: str,
+    precision: str,
+    workspace_limit: int,
+) -> str:
+    """The packed operator's ``settings``: what is no tensor, with spaces between. Calls repeat, so most are found."""
+    numbers = (*stride, *padding, *output_padding, *dilation, groups, workspace_limit)
+    return " ".join((*(f"{number:d}" for number in numbers), precision, algorithm))
+
+
+def _unpacked(input: Tensor, weight: Tensor, bias: Tensor | None, settings: str) -> Tensor:
+    """The packed operator on devices that have no kernel of their own: the operator answers for them."""
+    words = settings.split(" ")
+    at = next(index for index, word in enumerate(words) if word in _PRECISIONS)
+    *numbers, groups, workspace_limit = map(int, words[:at])
+    axes = len(numbers) // 4
+    stride, padding, output_padding, dilation = (numbers[k * axes : (k + 1) * axes] for k in range(4))
+    precision, algorithm = words[at], " ".join(words[at + 1 :])
+    return _op(
+        input, weight, bias, stride, padding, output_padding, groups, dilation, algorithm, precision, workspace_limit
+    )
+
+
+# A key that is passed over costs less host time than a guard that excludes it. Who calls has seen to derivatives.
+library.impl("conv_transpose_packed", torch.library.fallthrough_kernel, "Autograd")
+library.impl("conv_transpose_packed", _unpacked, "CompositeExplicitAutograd")
 
 
 # --- fake kernel
@@ -286,9 +348,9 @@ class _ConvTranspose(torch.autograd.function._SingleLevelFunction):
 
 
 def _redispatch(keyset: Any | None, *arguments: Any) -> Tensor:
+    if keyset is None:
+        return _short_call(*arguments)
     with _below_autograd():
-        if keyset is None:
-            return _op(*arguments)
         return _op.redispatch(keyset & torch._C._after_autograd_keyset, *arguments)
 
 

@@ -18,7 +18,7 @@ __all__ = [
 ]
 
 _workspace_limit = _ops.DEFAULT_WORKSPACE_LIMIT
-_cudnn_conv = torch.backends.cudnn.conv
+_fp32_precision = torch._C._get_fp32_precision_getter
 
 
 def set_workspace_limit(nbytes: int) -> None:
@@ -155,8 +155,7 @@ def _conv_transpose(
     workspace_limit: int | None,
 ) -> Tensor:
     try:
-        dims = input.dim()
-        device, dtype = input.device.type, input.dtype
+        dims, dtype, on_cuda = input.dim(), input.dtype, input.is_cuda
     except AttributeError:
         raise TypeError(
             f"conv_transpose{rank}d(): expected input to be a Tensor, but got {type(input).__name__}"
@@ -176,7 +175,7 @@ def _conv_transpose(
         groups,
         per_axis("dilation", dilation, rank),
         algorithm,
-        resolve_precision(precision, device, dtype) if precision == "auto" else precision,
+        _default_precision(on_cuda, dtype) if precision == "auto" else precision,
         _workspace_limit if workspace_limit is None else workspace_limit,
     )
     return output if dims == rank + 2 else output.squeeze(0)
@@ -207,15 +206,18 @@ def per_axis(name: str, value: int | Sequence[int], rank: int) -> tuple[int, ...
 
 def resolve_precision(precision: str, device: str, dtype: torch.dtype) -> str:
     """The operator's precision: ``"auto"`` becomes what torch's flags ask for."""
-    if precision != "auto":
-        return precision
-    if device != "cuda" or dtype is not torch.float32:
+    return _default_precision(device == "cuda", dtype) if precision == "auto" else precision
+
+
+def _default_precision(on_cuda: bool, dtype: torch.dtype) -> str:
+    if not on_cuda or dtype is not torch.float32:
         return "ieee"
     return "tf32" if _cudnn_allows_tf32() else "tf32x3"
 
 
 @torch.compiler.assume_constant_result
 def _cudnn_allows_tf32() -> bool:
-    # What cuDNN's own convolutions read. The getter of the older flag, allow_tf32, raises when both kinds of flag are
-    # set.
-    return _cudnn_conv.fp32_precision == "tf32"
+    # What cuDNN's own convolutions read, as torch.backends.cudnn.conv.fp32_precision has it: through that attribute it
+    # costs several times as much, every call. The getter of the older flag, allow_tf32, raises when both kinds of flag
+    # are set.
+    return _fp32_precision("cuda", "conv") == "tf32"

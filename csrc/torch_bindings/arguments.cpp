@@ -5,7 +5,11 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <algorithm>
 #include <array>
+#include <charconv>
+#include <string_view>
+#include <system_error>
 
 namespace convt_gemm::torch_bindings {
 namespace {
@@ -34,7 +38,7 @@ DType to_dtype(ScalarType type) {
   }
 }
 
-void check_length(const char* name, const std::vector<std::int64_t>& values, std::int64_t rank) {
+void check_length(const char* name, Values values, std::int64_t rank) {
   CONVT_GEMM_CHECK(std::int64_t(values.size()) == rank, "expected ", name, " to have ", rank, " values, one for each spatial axis, but got ",
                   list(values.data(), std::int64_t(values.size())));
 }
@@ -152,6 +156,28 @@ PlanOptions make_options(const std::string& algorithm, const std::string& precis
   options.workspace_limit = workspace_limit;
   raise_unless_ok(parse_precision(precision, &options.precision));
   return options;
+}
+
+Settings::Settings(const std::string& text) {
+  const char *at = text.data(), *const end = at + text.size();
+  std::size_t count = 0;
+  while (count < numbers_.size() && at != end && (*at == '-' || (*at >= '0' && *at <= '9'))) {
+    const auto [behind, error] = std::from_chars(at, end, numbers_[count]);
+    if (error != std::errc() || behind == end || *behind != ' ') break;
+    at = behind + 1, ++count;
+  }
+  const char* const space = std::find(at, end, ' ');
+  CONVT_GEMM_CHECK(count >= 6 && count % 4 == 2 && space != end, "expected settings to be numbers for 1 to ", kMaxAxes,
+                   " axes, a precision and an algorithm, but got '", text, "'");
+  axes_ = (count - 2) / 4;
+  options_.workspace_limit = numbers_[count - 1];
+  raise_unless_ok(parse_precision(std::string_view(at, std::size_t(space - at)), &options_.precision));
+  options_.algorithm = std::string_view(space + 1, std::size_t(end - space - 1));
+}
+
+Geometry Settings::geometry() const {
+  const auto values = [&](std::size_t k) { return Values(numbers_.data() + k * axes_, axes_); };
+  return {values(0), values(1), values(2), numbers_[4 * axes_], values(3)};
 }
 
 Tensor dense(const Tensor& tensor, Layout layout) {

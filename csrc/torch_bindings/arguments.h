@@ -1,7 +1,9 @@
 #pragma once
 // From the operator's arguments to the core's Problem: the checks that need tensors. All else is validate()'s.
 #include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/util/HeaderOnlyArrayRef.h>
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <sstream>
@@ -15,13 +17,13 @@ namespace convt_gemm::torch_bindings {
 
 using torch::stable::Tensor;
 
+using Values = torch::headeronly::IntHeaderOnlyArrayRef;  // owns nothing
+
 /// The geometry arguments as the schema names them.
 struct Geometry {
-  const std::vector<std::int64_t>& stride;
-  const std::vector<std::int64_t>& padding;
-  const std::vector<std::int64_t>& output_padding;
+  Values stride, padding, output_padding;
   std::int64_t groups;
-  const std::vector<std::int64_t>& dilation;
+  Values dilation;
 };
 
 /// Raises RuntimeError, as torch does, with the parts as message. STD_TORCH_CHECK would put a source line before it.
@@ -49,6 +51,24 @@ Problem make_problem(const Tensor& input, const Tensor& weight, const std::optio
 
 /// Raises on an unknown precision.
 PlanOptions make_options(const std::string& algorithm, const std::string& precision, std::int64_t workspace_limit);
+
+/// The arguments of conv_transpose_packed that are no tensors, out of its one string: as many numbers for each of stride, padding, output_padding and dilation
+/// as there are axes, then groups, workspace_limit, precision and algorithm, with a space between any two. Raises on anything else.
+class Settings {
+ public:
+  /// `text` has to outlive the settings.
+  explicit Settings(const std::string& text);
+  Settings(const Settings&) = delete;
+  Settings& operator=(const Settings&) = delete;
+
+  Geometry geometry() const;
+  const PlanOptions& options() const { return options_; }
+
+ private:
+  std::array<std::int64_t, 4 * kMaxAxes + 2> numbers_{};
+  std::size_t axes_ = 0;
+  PlanOptions options_;
+};
 
 /// The tensor itself if it is dense in the layout and its storage aligned, else a copy that is.
 Tensor dense(const Tensor& tensor, Layout layout);

@@ -5,6 +5,7 @@
 
 #include "arguments.h"
 #include "convt_gemm/exec.h"
+#include "entry_points.h"
 #include "plans.h"
 #include "tuned_plans.h"
 
@@ -20,12 +21,9 @@ void parallel_for(std::int64_t count, int threads, void (*body)(void*, std::int6
   });
 }
 
-Tensor conv_transpose(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, std::vector<std::int64_t> stride,
-                      std::vector<std::int64_t> padding, std::vector<std::int64_t> output_padding, std::int64_t groups,
-                      std::vector<std::int64_t> dilation, std::string algorithm, std::string precision,
-                      std::int64_t workspace_limit) {
-  const Problem problem = make_problem(input, weight, bias, {stride, padding, output_padding, groups, dilation});
-  const PlanOptions options = make_options(algorithm, precision, workspace_limit);
+Tensor forward_on_cpu(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, const Geometry& geometry,
+                      const PlanOptions& options) {
+  const Problem problem = make_problem(input, weight, bias, geometry);
   const DeviceTraits traits = cpu_traits();
   Plan plan;
   raise_unless_ok(choose(problem, traits, options, &plan));
@@ -52,6 +50,7 @@ STABLE_TORCH_LIBRARY(convt_gemm, m) {
   m.def(
       "conv_transpose(Tensor input, Tensor weight, Tensor? bias, SymInt[] stride, SymInt[] padding, SymInt[] output_padding, "
       "SymInt groups, SymInt[] dilation, str algorithm=\"auto\", str precision=\"ieee\", int workspace_limit=536870912) -> Tensor");
+  m.def("conv_transpose_packed(Tensor input, Tensor weight, Tensor? bias, str settings) -> Tensor");
   m.def(
       "conv_transpose_plans(SymInt[] input_size, SymInt[] weight_size, bool has_bias, SymInt[] stride, SymInt[] padding, "
       "SymInt[] output_padding, SymInt groups, SymInt[] dilation, str dtype, bool channels_last, str device, str algorithm, "
@@ -66,7 +65,9 @@ STABLE_TORCH_LIBRARY(convt_gemm, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(convt_gemm, CPU, m) {
-  m.impl("conv_transpose", TORCH_BOX(&convt_gemm::torch_bindings::conv_transpose));
+  using namespace convt_gemm::torch_bindings;
+  m.impl("conv_transpose", TORCH_BOX(&conv_transpose<&forward_on_cpu>));
+  m.impl("conv_transpose_packed", TORCH_BOX(&conv_transpose_packed<&forward_on_cpu>));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(convt_gemm, CompositeExplicitAutograd, m) {

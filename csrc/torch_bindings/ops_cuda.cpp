@@ -1,4 +1,4 @@
-// The CUDA kernel of convt_gemm::conv_transpose.
+// The CUDA kernel of convt_gemm::conv_transpose, for both of its operators.
 #include <cuda_runtime_api.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
@@ -11,6 +11,7 @@
 
 #include "arguments.h"
 #include "convt_gemm/exec.h"
+#include "entry_points.h"
 #include "recent_plans.h"
 #include "tuned_plans.h"
 
@@ -61,14 +62,12 @@ Plan plan_of(const Problem& problem, const PlanOptions& options, int device) {
   return plan;
 }
 
-Tensor conv_transpose(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, std::vector<std::int64_t> stride,
-                      std::vector<std::int64_t> padding, std::vector<std::int64_t> output_padding, std::int64_t groups,
-                      std::vector<std::int64_t> dilation, std::string algorithm, std::string precision,
-                      std::int64_t workspace_limit) {
-  const Problem problem = make_problem(input, weight, bias, {stride, padding, output_padding, groups, dilation});
-  const PlanOptions options = make_options(algorithm, precision, workspace_limit);
+Tensor forward_on_cuda(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, const Geometry& geometry,
+                       const PlanOptions& options) {
+  const Problem problem = make_problem(input, weight, bias, geometry);
   const int device = input.get_device_index();
-  const torch::stable::accelerator::DeviceGuard guard(device);
+  std::optional<torch::stable::accelerator::DeviceGuard> guard;  // making one takes five times as long as asking whether it is needed
+  if (torch::stable::accelerator::getCurrentDeviceIndex() != device) guard.emplace(device);
   const Plan plan = plan_of(problem, options, device);
   const Tensor x = dense(input, problem.layout), w = dense(weight, Layout::channels_first);
   const std::optional<Tensor> b = bias ? std::optional<Tensor>(dense(*bias, Layout::channels_first)) : std::nullopt;
@@ -94,5 +93,7 @@ Tensor conv_transpose(const Tensor& input, const Tensor& weight, const std::opti
 }  // namespace convt_gemm::torch_bindings
 
 STABLE_TORCH_LIBRARY_IMPL(convt_gemm, CUDA, m) {
-  m.impl("conv_transpose", TORCH_BOX(&convt_gemm::torch_bindings::conv_transpose));
+  using namespace convt_gemm::torch_bindings;
+  m.impl("conv_transpose", TORCH_BOX(&conv_transpose<&forward_on_cuda>));
+  m.impl("conv_transpose_packed", TORCH_BOX(&conv_transpose_packed<&forward_on_cuda>));
 }

@@ -274,3 +274,17 @@ def test_a_model_on_the_meta_device():
         model = convt_gemm.replace(nn.Sequential(nn.ConvTranspose2d(4, 2, 3)))
     assert model[0].weight.is_meta
     assert model(torch.empty(1, 4, 5, 5, device="meta")).shape == (1, 2, 7, 7)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_parameters_that_are_put_in_for_a_call(bias):
+    layer = convt_gemm.ConvTranspose1d(3, 2, 4, stride=2, bias=bias)
+    x = torch.randn(1, 3, 5)
+    others = {name: torch.randn_like(parameter) for name, parameter in layer.named_parameters()}
+    expected = convt_gemm.functional.conv_transpose1d(x, others["weight"], others.get("bias"), stride=2)
+    assert torch.equal(torch.func.functional_call(layer, others, x), expected)
+    del layer.weight
+    layer.weight = others["weight"]  # an attribute, no parameter, as pruning and sharding have it
+    torch.testing.assert_close(
+        layer(x), convt_gemm.functional.conv_transpose1d(x, others["weight"], layer.bias, stride=2)
+    )
