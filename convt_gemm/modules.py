@@ -40,8 +40,8 @@ class _Forward:
         parameters = self._parameters
         return self._function(
             input,
-            parameters["weight"] if "weight" in parameters else self.weight,
-            parameters["bias"] if "bias" in parameters else self.bias,
+            parameters["weight"] if "weight" in parameters else self.weight,  # noqa: SIM401 (get() would ask for both)
+            parameters["bias"] if "bias" in parameters else self.bias,  # noqa: SIM401
             self.stride,
             self.padding,
             output_padding,
