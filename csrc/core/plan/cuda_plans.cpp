@@ -14,6 +14,7 @@
 #include "plan/window_plans.h"
 #include "plan/window_table.h"
 #include "plan/work.h"
+#include "util/residues.h"
 
 namespace convt_gemm {
 namespace {
@@ -22,16 +23,22 @@ namespace {
 // They only order plans: other devices scale all of them alike.
 constexpr double kCopyBandwidth = 4.28e12;   // bytes/s, read + written
 constexpr double kNativeBandwidth = 3.1e12;  // bytes/s of the native GEMM, which re-reads operands from the L2 cache
-constexpr double kCol2imBandwidth = 3.8e12;  // bytes/s over columns read and outputs written
-constexpr double kCol2imLaunch = 2.5e-6;     // seconds; a product's is in its Rates
+constexpr double kCol2imBandwidth = 2.5e12;  // bytes/s over columns read and outputs written
+constexpr double kCol2imLaunch = 1.3e-6;     // seconds,
+constexpr double kCol2imIndices = 1.15e-6;   // for each axis more where every output has indices of its own,
+constexpr double kCol2imTap = 0.28e-6;       // and no less than this for each tap of an output
+constexpr double kJoinLaunch = 1.2e-6;
+constexpr double kProductLaunch = 3.3e-6, kCublasLaunch = 4.4e-6;
 constexpr double kL2Bandwidth = 5.5e12;      // bytes/s of weights, which products of few positions read from L2 again and again,
 constexpr double kWeightBandwidth = 2.2e12;  // the first time from memory,
 constexpr std::int64_t kTilePositions = 128;  // once for so many positions of a product
 // CUTLASS's tiles: seconds of a step of the depth, and for each element of both operands that it loads. What multiplies many tiles at a time is Rates::flops.
-constexpr double kDepthStep = 0.25e-6, kStepElement = 0.1e-9;
+constexpr double kDepthStep = 0.10e-6, kStepElement = 0.1e-9;
+constexpr double kNativeStep = 0.8e-6;   // of the native GEMM
+constexpr double kCublasChannel = 3.5e-9, kCublasUnalignedChannel = 8e-9;  // seconds of an input channel of cuBLAS's products, however little else there is
 
-constexpr std::int64_t kRowUnit = 8;    // elements: 16-bit rows that are not whole 16 bytes
-constexpr double kUnalignedRows = 3;    // make cuBLAS so many times slower
+constexpr std::int64_t kRowUnit = 16;                   // bytes: rows that are not whole ones
+constexpr double kUnalignedRows = 3, kUnalignedTf32 = 2;  // make cuBLAS so many times slower
 
 struct Rates {
   double flops;   ///< FLOP/s on large products
@@ -42,7 +49,7 @@ struct Rates {
 
 Rates rates_of(GemmBackend backend, DType dtype, Precision precision) {
   const bool cublas = backend == GemmBackend::cublas, native = backend == GemmBackend::native;
-  const double launch = cublas ? 8e-6 : 2.5e-6;
+  const double launch = cublas ? kCublasLaunch : kProductLaunch;
   switch (dtype) {
     case DType::float64:
       return {cublas ? 55e12 : 35e12, launch};
@@ -118,8 +125,19 @@ double time_of_steps(const Problem& problem, const Plan& plan, const GemmTile& t
   constexpr std::int64_t kAtOnce = 2 * 132;  // tiles
   const std::int64_t tiles = ceil_div(problem.group_out_channels() * problem.taps(), std::int64_t{tile.rows}) * ceil_div(problem.input_positions(), std::int64_t{tile.positions}) *
                              std::max<std::int64_t>(plan.piece.batch, 1);
-  const double step = kDepthStep + kStepElement * double(tile.rows + tile.positions) * tile.depth;
+  const double step = plan.backend == GemmBackend::native ? kNativeStep : kDepthStep + kStepElement * double(tile.rows + tile.positions) * tile.depth;
   return double(ceil_div(tiles, kAtOnce) * ceil_div(problem.group_in_channels(), std::int64_t{tile.depth})) * step;
+}
+
+double col2im_launch(const Problem& problem) {
+  return kCol2imLaunch + (problem.axes[2].stride > 2 ? kCol2imIndices * problem.rank : 0);
+}
+
+/// Seconds that the taps of an output follow each other.
+double col2im_wait(const Problem& problem) {
+  double taps = 1;
+  for (const Axis& axis : problem.axes) taps *= double(residues_of(axis).most_taps);
+  return kCol2imTap * taps;
 }
 
 /// `tile`: nullptr where the back end decides by itself.
@@ -139,21 +157,24 @@ void predict(const Problem& problem, const GemmTile* tile, Plan* plan) {
   }
   const double gemm_bytes = item * problem.input_elements() + item * problem.weight_elements() + columns;
   Rates rates = rates_of(plan->backend, problem.dtype, plan->precision);
-  if (plan->backend == GemmBackend::cublas && problem.dtype != DType::float32 && problem.dtype != DType::float64 && problem.layout == Layout::channels_first && !plan->joined &&
-      problem.input_positions() % kRowUnit != 0) {
-    rates.flops /= kUnalignedRows, rates.bandwidth /= kUnalignedRows;
+  // Samples, or all samples of a piece, are products.
+  const std::int64_t samples = std::max<std::int64_t>(problem.batch, 1), positions = problem.input_positions();
+  const bool unaligned = plan->backend == GemmBackend::cublas && problem.layout == Layout::channels_first && !plan->joined && positions > 1 &&
+                         positions * std::int64_t(size_of(problem.dtype)) % kRowUnit != 0;
+  if (unaligned && problem.dtype != DType::float64 && !(problem.dtype == DType::float32 && plan->precision == Precision::ieee)) {
+    const double slower = problem.dtype == DType::float32 ? kUnalignedTf32 : kUnalignedRows;
+    rates.flops /= slower, rates.bandwidth /= slower;
   }
   const double memory = gemm_bytes / rates.bandwidth, arithmetic = flops / rates.flops;
-  // Products of samples, or of all samples of a piece.
-  const std::int64_t samples = std::max<std::int64_t>(problem.batch, 1), positions = problem.input_positions();
   const std::int64_t position_tiles = plan->joined ? ceil_div(samples * positions, kTilePositions) : samples * ceil_div(positions, kTilePositions);
   const double weights = plan->backend == GemmBackend::cublas ? item * problem.weight_elements() * (1 / kWeightBandwidth + double(position_tiles - 1) / kL2Bandwidth) : 0;
-  const double joining = plan->joined ? 2 * item * problem.input_elements() / kCopyBandwidth + kCol2imLaunch * double(count_pieces(problem, plan->piece)) : 0;
-  const double steps = tile != nullptr && plan->backend == GemmBackend::cutlass ? time_of_steps(problem, *plan, *tile) : 0;
+  const double joining = plan->joined ? 2 * item * problem.input_elements() / kCopyBandwidth + kJoinLaunch * double(count_pieces(problem, plan->piece)) : 0;
+  const double steps = tile != nullptr ? time_of_steps(problem, *plan, *tile) : (unaligned ? kCublasUnalignedChannel : kCublasChannel) * double(problem.group_in_channels());
   const double gemm = std::max({rates.overlap ? std::max(memory, arithmetic) : memory + arithmetic, weights, steps}) + joining;
-  const double col2im = (columns + item * problem.output_elements()) / kCol2imBandwidth;
+  const double pieces = double(count_pieces(problem, plan->piece));
+  const double col2im = (columns + item * problem.output_elements()) / kCol2imBandwidth + pieces * col2im_wait(problem);
   const double products = problem.groups == 1 ? 1.0 : double(std::min(problem.groups, std::max<std::int64_t>(plan->piece.batch, 1)));
-  plan->predicted_seconds = gemm + col2im + double(count_pieces(problem, plan->piece)) * (products * rates.launch + kCol2imLaunch);
+  plan->predicted_seconds = gemm + col2im + pieces * (products * rates.launch + col2im_launch(problem));
 }
 
 /// Whether every pointer and leading dimension of the product is divisible by the instance's alignment: the weight's rows, the

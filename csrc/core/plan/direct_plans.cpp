@@ -25,14 +25,22 @@ constexpr double kGather16BitRate = 1.3e12;
 constexpr double kChannelBlockRate = 10e12;     // FLOP/s where a thread has several channels at several outputs; lanes with fewer taps wait for the others
 constexpr double kChannelsLastRate = 5e12;      // FLOP/s: weights are strided
 constexpr double kLaunch = 2.4e-6;              // seconds
+// Seconds of a thread's loads for an input channel and tap, which the next one's wait for: small problems take as long as one thread.
+constexpr double kGatherWait = 0.12e-6, kGather16BitWait = 0.29e-6;
+// The same for an input channel and two taps of the last axis, or all of them where they are few or there is one channel, where outputs share loads;
+// with a stride of 2 in 16 bits.
+constexpr double kWindowWait = 0.25e-6, kWindow16BitWait = 0.52e-6, kPairs16BitWait = 0.19e-6;
+constexpr std::int64_t kFewTaps = 4;
+constexpr double kManyTaps = 2.2;  // times slower with more, whose weights are no whole vectors, if there is more than one input channel
 
 // The column kernel: counts of instructions, of cycles of shared memory and of the loads that a warp waits for; not fitted yet.
 constexpr double kMultiprocessors = 132;
 constexpr double kClock = 1.7e9;
 constexpr double kIssueEfficiency = 0.8;
 constexpr double kWarpsInFlight = 16;     // of a multiprocessor
-constexpr double kBatchSeconds = 0.4e-6;  // a warp's loads take twice as long, and two batches of them are in flight
-constexpr double kBarriers = 0.7e-6;      // seconds: first loads, weights, last stores
+constexpr double kBatchSeconds = 0.21e-6;  // a warp's loads take twice as long, and two batches of them are in flight
+constexpr double kBarriers = 0.1e-6;      // seconds: first loads, weights, last stores
+constexpr double kChannelStore = 0.45e-6; // seconds of each output channel, which are stored in turn
 constexpr double kWeightRead = 4;         // cycles of a multiprocessor for 16 bytes of weights that a warp reads,
 constexpr double kManyWeights = 3;        // and times this with more than 16 columns, which few warps at a time are left for (measured)
 
@@ -47,12 +55,23 @@ void count(const Problem& problem, Plan* plan) {
   plan->flops = flops_of(problem);
 }
 
+double wait_of_thread(const Problem& problem, bool window) {
+  const bool half = size_of(problem.dtype) == 2;
+  const double terms = terms_of(problem);
+  if (!window) return terms * (half ? kGather16BitWait : kGatherWait);
+  const Axis& last = problem.axes[2];
+  const std::int64_t taps = residues_of(last).most_taps;
+  const double steps = terms / double(taps) * double(last.kernel <= kFewTaps || problem.group_in_channels() == 1 ? 1 : ceil_div(taps, std::int64_t{2}));
+  return steps * (!half ? kWindowWait : last.stride == 1 ? kWindow16BitWait : kPairs16BitWait);
+}
+
 void predict_gather(const Problem& problem, Plan* plan) {
   const double item = double(size_of(problem.dtype));
   const double input = item * double(problem.input_elements()), output = item * double(problem.output_elements());
   const Axis& last = problem.axes[2];
   const bool window = last.dilation == 1 && last.stride <= 2;
   double rate = window ? kWindowRate : item == 2 ? kGather16BitRate : kGatherRate;
+  if (window && last.kernel > kFewTaps && problem.group_in_channels() > 1) rate /= kManyTaps;
   if (problem.layout == Layout::channels_last) rate = kChannelsLastRate;
   if (problem.dtype == DType::float64) rate /= 2;
   const bool blocks = direct::channel_blocks_serve(problem, direct::kEnoughThreads);
@@ -62,7 +81,7 @@ void predict_gather(const Problem& problem, Plan* plan) {
   const double cache = (passes * input + output) / kCacheBandwidth;
   const double memory = problem.rank == 1 ? plan->bytes / kBandwidth : (input + output) / item / kElementRate;
   const double arithmetic = plan->flops / rate;
-  plan->predicted_seconds = std::max({memory, cache, arithmetic}) + kLaunch;
+  plan->predicted_seconds = std::max({memory, cache, arithmetic, wait_of_thread(problem, window)}) + kLaunch;
 }
 
 void predict_columns(const Problem& problem, Plan* plan) {
@@ -84,7 +103,7 @@ void predict_columns(const Problem& problem, Plan* plan) {
   const double waiting = rounds * double(ceil_div(g.split_channels, std::int64_t(ahead))) * kBatchSeconds;
   // Written to shared memory and read again.
   const double exchange = warps * 2 * words * sums / (kMultiprocessors * kClock);
-  plan->predicted_seconds = std::max({memory, arithmetic, weights, waiting}) + exchange + kBarriers + kLaunch;
+  plan->predicted_seconds = std::max({memory, arithmetic, weights, waiting}) + exchange + kChannelStore * double(problem.group_out_channels()) + kBarriers + kLaunch;
 }
 
 }  // namespace

@@ -14,7 +14,7 @@ namespace {
 using namespace fused_plans;
 
 constexpr double kClock = 1.7e9;
-constexpr double kLaunch = 4.6e-6;           // seconds, with putting x into order
+constexpr double kLaunch = 2.0e-6;           // seconds, with putting x into order
 constexpr double kStart = 3500;              // cycles of a tile until its first products, and after its last ones
 constexpr double kHalfPlaneProduct = 1.3;    // for each cycle of the tensor cores, several axes and taps in 16 bits; from 1.0 to 1.3 by problem, and rather too slow than taken too often
 constexpr double kSinglePlaneProduct = 1.6;  // or where a thread's columns are not read together
@@ -22,6 +22,7 @@ constexpr double kSplitProduct = 0.49;       // for each cycle of the tensor cor
 constexpr double kSplitTap = 430;            // and cycles of each tap, which is waited for
 constexpr double kSharedByte = 1.0 / 44;     // cycles for each byte of a stage
 constexpr double kChunk = 95;                // cycles of a chunk besides
+constexpr double kLeastChunk = 925;          // of a chunk, however little it holds
 constexpr double kPosition = 19;             // cycles of storing a tile, for each of its positions
 constexpr double kPlanePosition = 40, kHalfPlanePosition = 30;  // of several axes, in 32 and in 16 bits
 constexpr double kScattered = 90;            // the same where threads store what they have, and that is short pieces
@@ -43,7 +44,7 @@ void predict(const Problem& problem, const TransposedInstance& instance, const T
   const double slower = !planes || split ? 1 : !t.w.paired ? kSinglePlaneProduct : half && g.taps > 1 ? kHalfPlaneProduct : 1;
   const double products = slower * groups * taps * (instance.tile.words / 8) * std::max(positions, 32) / 2 * (split ? 3 * kSplitProduct : 1) + (split ? kSplitTap * taps : 0);
   const double load = kSharedByte * (g.x_bytes / (split ? 2 : 1) + g.weight_bytes);
-  const double chunk = std::max(products, load) + kChunk + (g.stages < 3 ? std::min(products, load) / 4 : 0);  // with two stages, one is not always there in time
+  const double chunk = std::max({products, load, kLeastChunk}) + kChunk + (g.stages < 3 ? std::min(products, load) / 4 : 0);  // with two stages, one is not always there in time
   const double position = planes ? (half ? kHalfPlanePosition : kPlanePosition) / t.w.splits + (t.w.splits > 1 ? kExchanged : 0) : t.w.splits > 1 ? kExchanged : t.w.staged || g.residues >= kGroupColumns ? kPosition : kScattered;
   const double tile = kStart + chunks * chunk + position * positions;
   // The blocks of a cluster are in one part of the chip, whose multiprocessors are no multiple of four: some are left over.

@@ -15,7 +15,7 @@ using namespace fused_plans;
 
 // Fitted to 40 measured times on one H200: see implicit/PERFORMANCE.md.
 constexpr double kClock = 1.75e9;
-constexpr double kLaunch = 5e-6;            // seconds, with loading the weights
+constexpr double kLaunch = 3.5e-6;            // seconds, with loading the weights
 constexpr double kStep = 200;               // cycles of a step: until its operands are there
 constexpr double kProduct = 1.2;            // for each cycle of the tensor cores, which teams share; what is stored costs as much again
 constexpr int kLeastProduct = 13;           // cycles of the tensor cores for the fewest columns

@@ -530,5 +530,51 @@ TEST(Describe, TellsNamePiecesWorkspaceAndTime) {
   }
 }
 
+/// A problem of the random ones that the constants of small problems were fitted to (PERFORMANCE.md beside gemm), one H100, in graphs.
+struct Measured {
+  Problem problem;
+  DType dtype;
+  Precision precision;
+  std::string family;        // of the fastest plan: how its name begins
+  double fastest, next;      // microseconds: of it, and of the fastest of all other families
+};
+
+/// Where families are far apart. Small problems wait for latencies, not for bytes or arithmetic: of one thread's loads, of one tile's steps.
+TEST(ChoosePlan, TakesTheFamilyThatWasMeasuredFastest) {
+  const auto f32 = DType::float32, bf16 = DType::bfloat16;
+  const auto tf32 = Precision::tf32, tf32x3 = Precision::tf32x3, ieee = Precision::ieee;
+  const std::vector<Measured> all = {
+      {make_problem(1, 1024, 1024, {{233, 4, 2, 1}}, 1024), f32, tf32, "direct_float32", 1.9, 29.5},
+      {make_problem(1, 128, 128, {{105, 2, 2}, {105, 2, 2}}, 128), bf16, ieee, "direct_bfloat16", 11.7, 105.0},
+      {make_problem(1, 512, 1, {{18, 2, 2}}), f32, tf32x3, "direct_columns", 4.3, 32.1},
+      {make_problem(16, 64, 1, {{1946, 3, 1, 1}}), f32, tf32, "direct_columns", 4.0, 11.7},
+      {make_problem(2, 1024, 8, {{1521, 3, 1, 1}}, 4), bf16, ieee, "direct_columns", 6.3, 16.3},
+      {make_problem(64, 256, 256, {{1, 4, 2, 1}}), bf16, ieee, "gemm_col2im_cublas", 5.4, 27.5},
+      {make_problem(1, 768, 64, {{146, 1}}), f32, tf32, "gemm_col2im_cublas", 8.4, 21.7},
+      {make_problem(16, 1024, 128, {{5, 8, 4, 2}}), bf16, ieee, "gemm_col2im_cublas_joined", 11.2, 30.3},
+      {make_problem(64, 1024, 32, {{6, 5, 2, 2}}), f32, tf32, "gemm_col2im_cublas_joined", 14.4, 35.7},
+      {make_problem(16, 512, 64, {{65, 1}}), f32, tf32x3, "gemm_col2im_cutlass", 17.9, 34.0},
+      {make_problem(1, 48, 32, {{185, 3, 1, 1}}), bf16, ieee, "gemm_col2im_cutlass", 6.8, 9.5},
+      {make_problem(1, 512, 64, {{8, 20, 10, 5}}), f32, tf32x3, "implicit_gemm_sm90_transposed", 7.2, 19.9},
+      {make_problem(1, 256, 256, {{347, 20, 10, 5}}), bf16, ieee, "implicit_gemm_sm90_transposed", 8.6, 22.4},
+      {make_problem(16, 16, 128, {{3, 16, 8, 4}, {3, 16, 8, 4}}), f32, tf32, "implicit_gemm_sm90_transposed_planes", 9.9, 49.8},
+      {make_problem(64, 256, 64, {{5, 2, 2}, {5, 2, 2}, {5, 2, 2}}, 4), f32, tf32x3, "implicit_gemm_sm90_transposed_planes", 26.2, 55.8},
+      {make_problem(1, 32, 256, {{40, 4, 2, 1}}), bf16, ieee, "implicit_gemm_sm90_windows", 3.0, 5.3},
+      {make_problem(2, 256, 32, {{300, 4, 2, 1}}, 4), f32, tf32, "implicit_gemm_sm90_windows", 4.4, 7.7},
+      {make_problem(4, 16, 16, {{50, 2, 2}, {50, 2, 2}}), f32, tf32, "implicit_gemm_sm90_windows", 4.0, 7.2},
+      {make_problem(1, 64, 32, {{7516, 16, 8, 4}}), bf16, ieee, "implicit_gemm_sm90_bfloat16", 8.7, 17.2},
+      {make_problem(2, 128, 512, {{3556, 3, 1, 1}}), f32, tf32x3, "implicit_gemm_sm90_tf32x3", 39.9, 70.2},
+      {make_problem(64, 128, 128, {{3, 12, 6, 3}}), f32, tf32x3, "implicit_gemm_sm80", 21.4, 35.6},
+  };
+  for (const Measured& measured : all) {
+    const Problem problem = with(measured.problem, measured.dtype);
+    Plan plan;
+    const Status status = choose_plan(problem, cuda(), options(measured.precision), &plan);
+    ASSERT_TRUE(status.ok()) << status.message;
+    EXPECT_EQ(plan.name().rfind(measured.family, 0), 0u)
+        << to_string(problem) << ": expected " << measured.family << ", " << measured.fastest << " us where others take " << measured.next << ", but got " << plan.name();
+  }
+}
+
 }  // namespace
 }  // namespace convt_gemm::testing
