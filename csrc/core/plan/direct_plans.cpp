@@ -27,11 +27,12 @@ constexpr double kChannelsLastRate = 5e12;      // FLOP/s: weights are strided
 constexpr double kLaunch = 2.4e-6;              // seconds
 // Seconds of a thread's loads for an input channel and tap, which the next one's wait for: small problems take as long as one thread.
 constexpr double kGatherWait = 0.12e-6, kGather16BitWait = 0.29e-6;
-// The same for an input channel and two taps of the last axis, or all of them where they are few or there is one channel, where outputs share loads;
-// with a stride of 2 in 16 bits.
+// The same for an input channel where outputs share loads; with a stride of 2 in 16 bits.
 constexpr double kWindowWait = 0.25e-6, kWindow16BitWait = 0.52e-6, kPairs16BitWait = 0.19e-6;
-constexpr std::int64_t kFewTaps = 4;
-constexpr double kManyTaps = 2.2;  // times slower with more, whose weights are no whole vectors, if there is more than one input channel
+// With a larger kernel its weights are no vectors, unless there is one input channel: for two taps of the last axis.
+constexpr std::int64_t kVectorTaps = 4;
+constexpr double kTapsWait = 0.34e-6, kTaps16BitWait = 0.42e-6;
+constexpr double kTaps16BitRate = 4.5e12;  // FLOP/s
 
 // The column kernel: counts of instructions, of cycles of shared memory and of the loads that a warp waits for; not fitted yet.
 constexpr double kMultiprocessors = 132;
@@ -55,14 +56,18 @@ void count(const Problem& problem, Plan* plan) {
   plan->flops = flops_of(problem);
 }
 
+bool has_many_taps(const Problem& problem) { return problem.axes[2].kernel > kVectorTaps && problem.group_in_channels() > 1; }
+
+/// Seconds until a thread has all its terms.
 double wait_of_thread(const Problem& problem, bool window) {
   const bool half = size_of(problem.dtype) == 2;
   const double terms = terms_of(problem);
   if (!window) return terms * (half ? kGather16BitWait : kGatherWait);
   const Axis& last = problem.axes[2];
   const std::int64_t taps = residues_of(last).most_taps;
-  const double steps = terms / double(taps) * double(last.kernel <= kFewTaps || problem.group_in_channels() == 1 ? 1 : ceil_div(taps, std::int64_t{2}));
-  return steps * (!half ? kWindowWait : last.stride == 1 ? kWindow16BitWait : kPairs16BitWait);
+  const double channels = terms / double(taps);  // and taps of the other axes
+  if (has_many_taps(problem)) return channels * double(ceil_div(taps, std::int64_t{2})) * (half ? kTaps16BitWait : kTapsWait);
+  return channels * (!half ? kWindowWait : last.stride == 1 ? kWindow16BitWait : kPairs16BitWait);
 }
 
 void predict_gather(const Problem& problem, Plan* plan) {
@@ -70,8 +75,7 @@ void predict_gather(const Problem& problem, Plan* plan) {
   const double input = item * double(problem.input_elements()), output = item * double(problem.output_elements());
   const Axis& last = problem.axes[2];
   const bool window = last.dilation == 1 && last.stride <= 2;
-  double rate = window ? kWindowRate : item == 2 ? kGather16BitRate : kGatherRate;
-  if (window && last.kernel > kFewTaps && problem.group_in_channels() > 1) rate /= kManyTaps;
+  double rate = window ? (item == 2 && has_many_taps(problem) ? kTaps16BitRate : kWindowRate) : item == 2 ? kGather16BitRate : kGatherRate;
   if (problem.layout == Layout::channels_last) rate = kChannelsLastRate;
   if (problem.dtype == DType::float64) rate /= 2;
   const bool blocks = direct::channel_blocks_serve(problem, direct::kEnoughThreads);
