@@ -45,13 +45,17 @@ def main() -> None:
         "convt_gemm": convt_gemm.ConvTranspose1d(64, 64, 4, 2, 1).cuda(),
     }
     x = torch.randn(1, 64, 32, device="cuda")
-    rounds = [{name: host_microseconds(lambda layer=layer: layer(x)) for name, layer in layers.items()} for _ in range(7)]
+    rounds = [
+        {name: host_microseconds(lambda layer=layer: layer(x)) for name, layer in layers.items()} for _ in range(7)
+    ]
     for name in layers:
         print(f"small call, {name}: {statistics.median(times[name] for times in rounds):.1f} us of host time")
     for dtype in (torch.float32, torch.bfloat16):
         for name, layer in layers.items():
             times = first_calls(layer.to(dtype), dtype)
-            print(f"new length, {dtype}, {name}: median {statistics.median(times):.0f} us, largest {max(times[3:]):.0f} us")
+            print(
+                f"new length, {dtype}, {name}: median {statistics.median(times):.0f} us, largest {max(times[3:]):.0f} us"
+            )
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 #include "implicit/window_multiply.cuh"
 #include "implicit/window_params.cuh"
 #include "implicit/window_planes.cuh"
+#include "implicit/window_rows.cuh"
 #include "implicit/window_store.cuh"
 
 namespace convt_gemm::implicit {
@@ -51,6 +52,26 @@ __device__ __forceinline__ int* tile_in_stage(const Shared& shared, int stage) {
 }
 inline constexpr int kNoTile = -1;
 
+/// Where a tile's x begins.
+template <class C>
+struct TileInputs {
+  int position, sample_and_group;
+  PlaneInputs<C::kWindow.lines> planes;  ///< not of one axis
+
+  __device__ __forceinline__ TileInputs(const ImplicitGeometry& g, int number) {
+    const Tile tile = tile_of(g, number);
+    const int row = g.sample_tiles.quotient(tile.row);
+    sample_and_group = row * g.groups + tile.group;
+    if (has_planes<C>(g)) {
+      const PlaneTaps taps(g, tile.group);
+      const Plane plane(g, taps, row, C::kWindow.lines);
+      sample_and_group = plane.sample * g.groups + taps.group;
+      planes = PlaneInputs<C::kWindow.lines>(plane);
+    }
+    position = static_cast<int>(g.first_position) + C::kWindow.lag() + (tile.row - row * g.sample_tiles.divisor()) * g.tile_rows - C::kWindow.before(C::kVector);
+  }
+};
+
 /// Asks for what a ring holds of a tile's x.
 template <class C>
 __device__ __forceinline__ void prefetch_tile(const WindowParams& params, int position, int sample_and_group, PlaneInputs<C::kWindow.lines> inputs) {
@@ -75,17 +96,9 @@ __device__ __forceinline__ void produce_windows(const WindowParams& params, cons
   WindowTiles tiles(params, shared.team);
   RingPosition ring;
   for (bool first = true; tiles.number() < g.tiles; first = false) {
-    const Tile tile = tile_of(g, tiles.number());
-    const int row = g.sample_tiles.quotient(tile.row);
-    int sample_and_group = row * g.groups + tile.group;
-    Inputs inputs;
-    if (has_planes<C>(g)) {
-      const PlaneTaps taps(g, tile.group);
-      const Plane plane(g, taps, row, C::kWindow.lines);
-      sample_and_group = plane.sample * g.groups + taps.group;
-      inputs = Inputs(plane);
-    }
-    const int position = static_cast<int>(g.first_position) + C::kWindow.lag() + (tile.row - row * g.sample_tiles.divisor()) * g.tile_rows - C::kWindow.before(C::kVector);
+    const TileInputs<C> tile(g, tiles.number());
+    const int position = tile.position, sample_and_group = tile.sample_and_group;
+    Inputs inputs = tile.planes;
     if (first) {
       if (params.row_tiles_taken == nullptr) prefetch_tile<C>(params, position, sample_and_group, inputs);
       gpu::wait_for_kernel_before();  // where the first box is has been worked out meanwhile
@@ -107,6 +120,31 @@ __device__ __forceinline__ void produce_windows(const WindowParams& params, cons
     tiles.advance(next);
   }
   gpu::let_next_kernel_start();  // no earlier: what is left is products and stores of what the stages hold, so multiprocessors soon have room
+  gpu::barrier_wait(shared.empty(ring.stage), ring.parity ^ 1);
+  *tile_in_stage<C>(shared, ring.stage) = kNoTile;
+  gpu::barrier_arrive(shared.full(ring.stage));
+}
+
+/// The same where rows of x are no whole vectors.
+template <class C>
+__device__ __forceinline__ void produce_shifted_rows(const WindowParams& params, const Shared& shared) {
+  const ImplicitGeometry& g = params.p.g;
+  WindowTiles tiles(params, shared.team);
+  RingPosition ring;
+  gpu::wait_for_kernel_before();
+  while (tiles.number() < g.tiles) {
+    const TileInputs<C> tile(g, tiles.number());
+    const ShiftedRows<C> rows(g, tile.position, tile.sample_and_group);
+    const int next = tiles.next();
+    for (int c = 0; c < g.chunks; ++c) {
+      gpu::barrier_wait(shared.empty(ring.stage), ring.parity ^ 1);
+      if (c == 0) *tile_in_stage<C>(shared, ring.stage) = tiles.number();
+      rows.copy(params.p.x, c, shared.x(ring.stage), shared.full(ring.stage));
+      ring.advance(g.stages);
+    }
+    tiles.advance(next);
+  }
+  gpu::let_next_kernel_start();
   gpu::barrier_wait(shared.empty(ring.stage), ring.parity ^ 1);
   *tile_in_stage<C>(shared, ring.stage) = kNoTile;
   gpu::barrier_arrive(shared.full(ring.stage));
@@ -136,7 +174,13 @@ __device__ __forceinline__ void implicit_gemm_windows(const WindowParams& params
       prefetch_share(p.weight, std::int64_t{g.in_channels} * g.groups * g.out_channels * g.weights * int(sizeof(typename C::Element)), blockIdx.x, gridDim.x);
     }
     __syncthreads();
-    if (shared.team < g.teams && gpu::elect()) produce_windows<C>(params, shared);
+    if (shared.team < g.teams && gpu::elect()) {
+      if constexpr (kShiftedRows<C>) {
+        produce_shifted_rows<C>(params, shared);
+      } else {
+        produce_windows<C>(params, shared);
+      }
+    }
     return;
   }
   __syncthreads();  // barriers are there
@@ -169,7 +213,8 @@ __device__ __forceinline__ void implicit_gemm_windows(const WindowParams& params
     const int number = uniform(*tile_in_stage<C>(shared, ring.stage));
     if (number != kNoTile) {
       LineSums<C> sums;
-      WindowMultiply<C>{g, shared, ring, thread}.run(sums);
+      const TileInputs<C> inputs(g, number);  // for kShiftedRows only
+      WindowMultiply<C>{g, shared, ring, thread, {g, inputs.position, inputs.sample_and_group}}.run(sums);
       if (g.in_turn && first) gpu::barrier_arrive(shared.multiplied(shared.team));
       const Tile tile = tile_of(g, number);
       WindowStore<C>{p, tile, TileRows::of<C>(g, tile, 0), biases, runs, warpgroup, thread, 0, {}}.run(sums[0]);

@@ -46,20 +46,31 @@ Status make_x_map(const ImplicitGeometry& g, const void* x, CUtensorMap* map) {
   return {};
 }
 
+/// `C` is that of the kernel, see WithShiftedRows.
 template <class C>
-Status launch_windows(const Params& p, void* workspace, cudaStream_t stream) {
+Status launch_kernel(const Params& p, void* workspace, cudaStream_t stream) {
   const auto kernel = implicit_gemm_windows_kernel<C>;
   const std::int64_t counters = window_workspace_bytes(p.g);
   WindowParams params{p, {}, counters > 0 ? static_cast<int*>(workspace) : nullptr, window_x_passes(p.g)};
   // First of all a call that gives the thread the device's context, which the driver's own function wants.
   cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, p.g.shared_bytes);
   if (error != cudaSuccess) return checked("implicit GEMM: shared memory", error);
-  const Status status = make_x_map<C>(p.g, p.x, &params.x_map);
-  if (!status.ok()) return status;
+  if constexpr (!kShiftedRows<C>) {
+    const Status status = make_x_map<C>(p.g, p.x, &params.x_map);
+    if (!status.ok()) return status;
+  }
   if (counters > 0) error = cudaMemsetAsync(workspace, 0, static_cast<std::size_t>(counters), stream);
   if (error != cudaSuccess) return checked("implicit GEMM: cudaMemsetAsync", error);
   error = launch_early({static_cast<unsigned>(p.g.blocks), C::kThreads, static_cast<std::size_t>(p.g.shared_bytes), stream}, kernel, params);
   return checked("implicit GEMM", error);
+}
+
+template <class C>
+Status launch_windows(const Params& p, void* workspace, cudaStream_t stream) {
+  if constexpr (C::kWindow.lines == 1) {  // tiles of several lines have outer axes, whose rows are whole vectors
+    if (!p.g.vector_rows) return launch_kernel<WithShiftedRows<C>>(p, workspace, stream);
+  }
+  return launch_kernel<C>(p, workspace, stream);
 }
 
 }  // namespace convt_gemm::implicit

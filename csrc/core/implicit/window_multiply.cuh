@@ -2,6 +2,7 @@
 // sm_90a: a warpgroup multiplies windows of x (see Window) with weights that stay in shared memory.
 #include "implicit/operands.cuh"
 #include "implicit/window_planes.cuh"
+#include "implicit/window_rows.cuh"
 
 namespace convt_gemm::implicit {
 
@@ -36,7 +37,7 @@ struct WindowPlaces {
   static constexpr int kVectors = (kAfter - kFirst + kPositions - 1) / kPositions;
   static constexpr int kPlaces = kVectors * kPositions;
   /// Elements from one channel to the next.
-  static constexpr int kSlots = kWindow.box(C::kTile.warpgroup_rows(), C::kVector);
+  static constexpr int kSlots = kRowPitch<C>;
 
   /// Where the operand of a block, a tap and a set begins.
   __device__ __forceinline__ static constexpr int place(int block, int tap, int set) {
@@ -72,8 +73,8 @@ struct WindowWords {
   static constexpr int kVector = Places::kPositions / kElements, kLeast = (kVector + 1) / 2;
   std::uint32_t word[Places::kGroups][2][kElements][kWords];
 
-  /// From the thread's first channel and position on.
-  __device__ __forceinline__ void read(const typename C::Element* x) {
+  /// From the thread's first channel and position on. kShiftedRows<C>: the rows of its channels begin `late` elements late.
+  __device__ __forceinline__ void read(const typename C::Element* x, const int (&late)[kElements]) {
 #pragma unroll
     for (int group = 0; group < Places::kGroups; ++group) {
 #pragma unroll
@@ -87,7 +88,11 @@ struct WindowWords {
             // Of the outermost vectors no more than is used.
             const int first = begin + Places::kHalf <= Places::kLowest ? kVector - kLeast : 0;
             const int after = begin + Places::kHalf >= Places::kAfter ? kLeast : kVector;
-            read_vector(from, first, after, word[group][half][channel] + v * kVector);
+            if constexpr (kShiftedRows<C>) {
+              read_shifted(from, late[channel], first, after, word[group][half][channel] + v * kVector);
+            } else {
+              read_vector(from, first, after, word[group][half][channel] + v * kVector);
+            }
           }
         }
       }
@@ -95,6 +100,14 @@ struct WindowWords {
   }
 
  private:
+  /// Words `first` up to `after`, which begin so many elements late.
+  __device__ __forceinline__ static void read_shifted(const std::uint32_t* from, int late, int first, int after, std::uint32_t* to) {
+    const std::uint32_t* const begin = from + late / kElements;
+#pragma unroll
+    for (int i = first; i < after; ++i) {
+      to[i] = kElements == 1 ? begin[i] : __byte_perm(begin[i], begin[i + 1], late % 2 == 0 ? 0x3210u : 0x5432u);
+    }
+  }
   /// Words `first` up to `after`.
   __device__ __forceinline__ static void read_vector(const std::uint32_t* from, int first, int after, std::uint32_t* to) {
     if (after - first == 4) {
@@ -180,6 +193,7 @@ struct WindowMultiply {
   const Shared& shared;
   RingPosition& ring;
   int thread;  ///< within the warpgroup
+  ShiftedRows<C> rows;
 
   /// Multiplies one tile.
   __device__ __forceinline__ void run(LineSums<C>& sums) {
@@ -193,21 +207,38 @@ struct WindowMultiply {
  private:
   __device__ __forceinline__ int first_place() const { return thread % 4 * C::kWordElements * Places::kSlots + kWindow.before(C::kVector) + window_position<C>(0, thread); }
 
+  /// Four words' channels further, rows begin as late: their bytes are a multiple of 16.
+  __device__ __forceinline__ void lateness(int (&late)[C::kWordElements]) const {
+#pragma unroll
+    for (int i = 0; i < C::kWordElements; ++i) late[i] = kShiftedRows<C> ? rows.late(thread % 4 * C::kWordElements + i) : 0;
+  }
+
+  __device__ __forceinline__ void clear_ends(int chunk, typename ShiftedRows<C>::Ends ends) const {
+    if (!rows.has_ends(chunk)) return;
+    rows.clear(chunk, shared.x(ring.stage), thread, ends);
+    gpu::fence_async_proxy();  // before the copy engine writes there again
+    gpu::named_barrier(1 + shared.team, kWarpgroup);
+  }
+
   __device__ __forceinline__ void run_line(Sums<C>& sums) {
     using Element = typename C::Element;
     const int place = first_place();
+    int late[C::kWordElements];  // the same for all channels of a thread
+    lateness(late);
+    const typename ShiftedRows<C>::Ends ends = rows.ends(thread);
     const std::uint32_t same[2] = {g.same[0], g.same[1]};
     Sums<C> part;  // kSplit: of a step
     int c = 0;
     const auto multiply_chunk = [&](Operands& first, Operands& second) {
       gpu::barrier_wait(shared.full(ring.stage), ring.parity);
+      if constexpr (kShiftedRows<C>) clear_ends(c, ends);
       const Element* const x = reinterpret_cast<const Element*>(shared.x(ring.stage)) + place;
       const std::uint64_t weight = gpu::matrix_descriptor(shared.weight(c), kWeightPlane, kCoreBytes);
 #pragma unroll
       for (int s = 0; s < C::kSteps; ++s) {
         Operands& operands = s % 2 == 0 ? first : second;
         WindowWords<C> words;
-        words.read(x + s * 8 * C::kWordElements * Places::kSlots);
+        words.read(x + s * 8 * C::kWordElements * Places::kSlots, late);
         gpu::warpgroup_wait<kInTurn ? 1 : 0>();  // the operands' last products are done
         if constexpr (C::kSplit) add_up(part, sums);
         operands.make(words, same);
@@ -270,17 +301,18 @@ struct WindowMultiply {
       multiply_lines<true, false>(weights, blocks, sums);
       multiply_lines<true, true>(weights + blocks, shared_inputs * blocks, sums);
       weights += (1 + shared_inputs) * blocks;
-      multiply_lines<false, true>(weights, blocks, sums);
+      multiply_lines<false, true>(weights - blocks, blocks, sums);
     }
   }
 
-  /// Chunks of x one after the other, for one line or both; `weights` is what the last line would take of the first chunk's.
+  /// Chunks of x one after the other, for one line or both; `weights` is what the last of these takes of the first chunk's.
   template <bool kLast, bool kBefore>
   __device__ __forceinline__ void multiply_lines(int weights, int chunks, LineSums<C>& sums) {
     static_assert(kWindow.lines == 2);
     constexpr int kTurns = kInTurn && C::kSteps % 2 == 0 ? 2 : 1;
     using Element = typename C::Element;
     const int place = first_place();
+    constexpr int late[C::kWordElements] = {};
     const std::uint32_t same[2] = {g.same[0], g.same[1]};
     const unsigned line_before = static_cast<unsigned>(g.channel_blocks * (g.weight_bytes / 16));  // quads
     Operands turns[kTurns];
@@ -292,13 +324,13 @@ struct WindowMultiply {
       for (int s = 0; s < C::kSteps; ++s) {
         Operands& operands = turns[s % kTurns];
         WindowWords<C> words;
-        words.read(x + s * 8 * C::kWordElements * Places::kSlots);
+        words.read(x + s * 8 * C::kWordElements * Places::kSlots, late);
         gpu::warpgroup_wait<kTurns - 1>();  // the operands' last products are done
         operands.make(words, same);
         gpu::warpgroup_fence();
         const std::uint64_t of_step = further(weight, s * kStepWeights);
         if constexpr (kLast) start(operands.high, of_step, true, sums[1]);
-        if constexpr (kBefore) start(operands.high, further(of_step, 0u - line_before), true, sums[0]);
+        if constexpr (kBefore) start(operands.high, kLast ? further(of_step, 0u - line_before) : of_step, true, sums[0]);
         gpu::warpgroup_commit();
       }
       gpu::barrier_arrive(shared.empty(ring.stage));  // its words have been read

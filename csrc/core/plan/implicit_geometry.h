@@ -86,6 +86,9 @@ struct Window {
   constexpr int run_pitch(int rows, int element) const { return run_bytes(rows, element) + (form == Form::pairs ? 32 : 16); }
 };
 
+/// Bytes that rows have more in shared memory where they begin up to 15 late: also so many that lanes which read words of different rows use different banks.
+constexpr int shifted_row_bytes(int element) { return element == 2 ? 32 : 16; }
+
 /// What a kernel instance computes at a time.
 struct ImplicitTile {
   Family family;

@@ -40,7 +40,7 @@ constexpr double kWithoutWgmma = 1.17;  // times all of this
 // Cycles of a chunk in a warpgroup that loads.
 constexpr double kLoad = 1560;
 constexpr double kLoadedWord = 15.1;  // of each thread: a word of x where rows are aligned
-constexpr double kLoadedElement = 35;  // an element where they are not
+constexpr double kLoadedElement = 35, kLoadedHalf = 52;  // an element where they are not, of 32 and of 16 bits
 constexpr double kSplit = 26;         // more for it, if it is split in two
 constexpr double kWeight = 33;        // an element of the weights of each thread
 constexpr double kStreamedByte = 0.0286;  // a byte of weights that do not stay, whoever copies it
@@ -52,7 +52,7 @@ double load_chunk(const ImplicitTile& tile, const ImplicitGeometry& g, double it
   const double threads = double(kWarpgroup) * tile.loaders / g.teams;  // of one team
   const double loaded = double(g.slots) * tile.words * (g.vector_rows ? 1 : 4 / item) / threads;
   const double weights = g.resident || g.packed ? 0 : g.weight_bytes / (item * (split ? 2 : 1)) / threads;
-  return kLoad / (g.teams == 1 ? tile.loaders : 1) + ((g.vector_rows ? kLoadedWord : kLoadedElement) + (split ? kSplit : 0)) * loaded +
+  return kLoad / (g.teams == 1 ? tile.loaders : 1) + ((g.vector_rows ? kLoadedWord : item == 2 ? kLoadedHalf : kLoadedElement) + (split ? kSplit : 0)) * loaded +
          kWeight * weights;
 }
 

@@ -173,7 +173,7 @@ bool set_memory(int element, bool split, bool runs, const ImplicitTile& tile, co
   if (chunks > shared_limit(traits.compute_capability)) return false;
   g->chunks = int(chunks);
   g->slots = tile.window.box(tile.warpgroup_rows(), 16 / element);
-  g->x_bytes = g->slots * channels * element;
+  g->x_bytes = (g->slots * element + (g->vector_rows ? 0 : shifted_row_bytes(element))) * channels;
   const std::int64_t chunk = std::int64_t{g->taps} * tile.words * tile.columns * int(sizeof(float)) * parts;
   g->staging_bytes = tile.columns * int(sizeof(float)), g->stagings = 1;
   const std::int64_t fixed = kBarrierBytes + g->staging_bytes + chunk * g->chunks;
@@ -221,7 +221,9 @@ bool make_window_geometry(const Problem& problem, Precision precision, const Imp
   g.sets = window.sets, g.shift = window.form == Form::halves ? 1 : 0;
   g.teams = tile.warpgroups();
   g.in_turn = g.teams > 1 && outer_taps(g) * g.in_channels * g.taps >= kInTurnDepth;
-  if (g.input % vector != 0 || !has_form(window, g)) return false;
+  if (!has_form(window, g)) return false;
+  g.vector_rows = g.input % vector == 0;
+  if (!g.vector_rows && g.planes && !g.flat) return false;
   const int rows = tile.warpgroup_rows();
   if (!set_rows(element, tile, rows, &g)) return false;
   const bool at_sectors = set_classes(window, kSectorBytes / element, &g), at_vectors = at_sectors || set_classes(window, std::max(kTogether, vector), &g);
@@ -246,6 +248,6 @@ std::int64_t window_workspace_bytes(const ImplicitGeometry& g) {
   return has_many_tiles(g) ? g.all_column_tiles * std::int64_t{sizeof(int)} : 0;
 }
 
-bool window_x_passes(const ImplicitGeometry& g) { return !g.planes && g.all_column_tiles == 1 && team_tiles(g) * g.chunks <= g.stages; }
+bool window_x_passes(const ImplicitGeometry& g) { return g.vector_rows && !g.planes && g.all_column_tiles == 1 && team_tiles(g) * g.chunks <= g.stages; }
 
 }  // namespace convt_gemm

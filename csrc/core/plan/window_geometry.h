@@ -12,7 +12,7 @@
 namespace convt_gemm {
 
 /// Works out the geometry, or says false where the tile's window is not that of the problem: it has to have its stride, taps and dilation, rows of x of whole
-/// 16 bytes, and rows of y that sets of columns can bring to whole ones.
+/// 16 bytes if there is an outer axis, and rows of y that sets of columns can bring to whole ones.
 bool make_window_geometry(const Problem& problem, Precision precision, const ImplicitTile& tile, const DeviceTraits& traits, ImplicitGeometry* geometry);
 
 /// Of device memory: counters of tiles.

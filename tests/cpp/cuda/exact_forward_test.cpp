@@ -180,6 +180,20 @@ INSTANTIATE_TEST_SUITE_P(
                       NamedProblem{"thirds_taken_in_order", make_problem(4300, 9, 8, {{16, 6, 3, 2, 1}})}),
     ProblemName());
 
+/// The same where rows of x are no whole 16 bytes, in some types or in all: they begin anywhere, and so do samples.
+INSTANTIATE_TEST_SUITE_P(
+    ShiftedRows, ExactCase,
+    ::testing::Values(NamedProblem{"neighbours", make_problem(3, 37, 138, {{1401, 3, 1}}, 1, true)},
+                      NamedProblem{"gaps", make_problem(3, 33, 72, {{999, 3, 2, 1, 0, 2}}, 1, true)},
+                      NamedProblem{"halves", make_problem(2, 100, 96, {{903, 4, 2, 1}}, 1, true)},
+                      NamedProblem{"halves_of_even_rows", make_problem(3, 35, 48, {{906, 4, 2, 1}})},
+                      NamedProblem{"halves_of_groups", make_problem(2, 34, 64, {{401, 4, 2, 1}}, 2, true)},
+                      NamedProblem{"pairs", make_problem(2, 70, 34, {{1207, 4, 2}}, 1, true)},
+                      NamedProblem{"thirds", make_problem(2, 100, 70, {{908, 6, 3, 2, 1}}, 1, true)},
+                      NamedProblem{"one_row", make_problem(3, 40, 37, {{7, 2, 2}, {9, 2, 2}}, 1, true)},
+                      NamedProblem{"short_samples", make_problem(70, 9, 16, {{17, 4, 2, 1}})}),
+    ProblemName());
+
 class WindowCase : public ExactForward {};
 
 TEST_P(WindowCase, EveryWindowIsTheReference) {
@@ -199,6 +213,8 @@ INSTANTIATE_TEST_SUITE_P(
                       NamedProblem{"gaps", make_problem(1100, 3, 8, {{400, 3, 2, 1, 0, 2}}, 1, true)},
                       NamedProblem{"halves", make_problem(1100, 3, 8, {{400, 4, 2, 1}}, 1, true)},
                       NamedProblem{"pairs", make_problem(1100, 3, 8, {{400, 4, 2}}, 1, true)},
+                      NamedProblem{"halves_of_shifted_rows", make_problem(1100, 3, 64, {{401, 4, 2, 1}}, 1, true)},
+                      NamedProblem{"pairs_of_shifted_rows", make_problem(1100, 3, 8, {{403, 4, 2}}, 1, true)},
                       NamedProblem{"thirds", make_problem(1100, 3, 8, {{400, 6, 3, 2, 1}}, 1, true)}),
     ProblemName());
 

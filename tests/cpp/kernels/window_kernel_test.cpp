@@ -32,7 +32,12 @@ struct WindowKernel {
 template <Kind kKind, int kRows, int kColumns, int kWords, int kRowBlocks, class Window>
 WindowKernel window_kernel(const char* name, const ImplicitInstance& instance) {
   using C = implicit::WindowConfig<kKind, kRows, kColumns, kWords, kRowBlocks, Window>;
-  return {name, instance, [](const implicit::WindowParams& params) { implicit::implicit_gemm_windows<C>(params); }};
+  return {name, instance, [](const implicit::WindowParams& params) {
+            if constexpr (C::kWindow.lines == 1) {
+              if (!params.p.g.vector_rows) return implicit::implicit_gemm_windows<implicit::WithShiftedRows<C>>(params);
+            }
+            implicit::implicit_gemm_windows<C>(params);
+          }};
 }
 
 const std::vector<WindowKernel>& kernels() {
@@ -237,13 +242,39 @@ TEST_P(WindowKernels, PutAllAxesInARow) {
   const WindowKernel& kernel = GetParam();
   const Window& window = kernel.instance.tile.window;
   if (window.form != Form::pairs || window.taps != 1) return;
-  const std::vector<std::vector<Axis>> every = {{{8, 2, 2}, {7, 2, 2}}, {{2, 2, 2}, {4, 2, 2}, {23, 2, 2}}, {{3, 1, 1}, {8, 2, 2}, {9, 2, 2}}, {{16, 2, 3, 0, 1}, {40, 2, 2}}};
+  const std::vector<std::vector<Axis>> every = {{{8, 2, 2}, {7, 2, 2}}, {{2, 2, 2}, {4, 2, 2}, {23, 2, 2}}, {{3, 1, 1}, {8, 2, 2}, {9, 2, 2}}, {{16, 2, 3, 0, 1}, {40, 2, 2}},
+                                                {{7, 2, 2}, {9, 2, 2}}, {{3, 2, 2}, {5, 2, 2}, {17, 2, 2}}};  // rows of x that are no whole vectors
   for (const auto& axes : every) {
     for (const int groups : {1, 2}) {
       const Problem problem = make_problem(2, 5 * groups, (groups == 1 ? 37 : 8) * groups, axes, groups, groups == 1);
       EXPECT_TRUE(expect_exact(problem, kernel, 2, {{emulator::Order::starve, emulator::Completion::late, 3}}));
     }
   }
+}
+
+/// Rows of x of every length after a whole number of vectors, where those of y are such as the kernel stores: samples, groups and channels begin anywhere, parts of
+/// 16 bytes are another row's, or behind x.
+TEST_P(WindowKernels, TakeRowsOfAnyLength) {
+  const WindowKernel& kernel = GetParam();
+  const Window& window = kernel.instance.tile.window;
+  const int vector = 16 / int(size_of(kernel.instance.dtype)), rows = kernel.instance.tile.warpgroup_rows();
+  const int depth = kernel.instance.tile.words * vector / 4;
+  int served = 0;
+  for (int rest = 1; rest < vector; ++rest) {
+    for (const int length : {rest, 2 * vector + rest, rows + 16 + rest, 3 * rows + rest}) {
+      const int groups = 1 + rest % 2, channels = (length % 3 == 0 ? 2 * depth + 3 : length % 3 == 1 ? depth : 5) * groups;
+      const Problem problem = problem_for(kernel, length < rows ? 9 : 2, channels, 16 * groups, length, groups, rest % 3 != 0);
+      served += expect_exact(problem, kernel, 1 + rest % 3, {{rest % 2 == 0 ? emulator::Order::starve : emulator::Order::round_robin, emulator::Completion::late, std::uint64_t(length)}});
+    }
+  }
+  const bool any_rows = kernel.instance.tile.serves_any_rows(kernel.instance.precision == Precision::tf32x3);
+  RecordProperty("served", served);
+  if (any_rows && window.lines == 1) EXPECT_EQ(served, 4 * (vector - 1));
+  RecordProperty("served", served);
+  if (!any_rows) return;
+  // Not of several axes.
+  const Problem problem = problem_for(kernel, 2, 6, 8, rows + vector - 1, 2);
+  EXPECT_FALSE(expect_exact(make_problem(problem.batch, 6, 8, {{3, 3, 2, 1}, last_axis(problem)}, 2, true), kernel, 1, {{}}));
 }
 
 TEST_P(WindowKernels, DoNotDependOnTheOrderOfThreads) {
