@@ -8,7 +8,7 @@ from problems import FUNCTIONS, SPECIAL
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from convt_gemm import _ops, functional
+from convt_gemm import functional
 
 PACKED = torch.ops.convt_gemm.conv_transpose_packed.default
 PUBLIC = torch.ops.convt_gemm.conv_transpose.default
@@ -159,9 +159,9 @@ def test_settings_that_nobody_packed(settings, device):
         PACKED(*tensors(device), None, settings)
 
 
-def test_unpacked_is_what_was_packed(monkeypatch):
-    came = []
-    monkeypatch.setattr(_ops, "_op", lambda *arguments: came.append(arguments[3:]))
-    settings = _ops._pack((5, 4), (3, 2), (1, 0), 8, (7, 6), "gemm_col2im", "tf32", 9)
-    _ops._unpacked(*tensors("meta"), None, settings)
-    assert came == [([5, 4], [3, 2], [1, 0], 8, [7, 6], "gemm_col2im", "tf32", 9)]
+def test_every_setting_on_a_device_without_a_kernel():
+    """No value twice: what a wrong order would give is another size, or no size at all."""
+    x, w = torch.empty(2, 6, 5, 7, device="meta"), torch.empty(6, 2, 4, 3, device="meta")
+    geometry = {"stride": (5, 4), "padding": (3, 2), "output_padding": (1, 0), "dilation": (7, 6), "groups": 3}
+    y = PACKED(x, w, None, "5 4 3 2 1 0 7 6 3 9 tf32 gemm_col2im")
+    assert y.shape == functional.conv_transpose2d(x, w, **geometry).shape
