@@ -22,7 +22,6 @@ constexpr int kLeastProduct = 13;           // cycles of the tensor cores for th
 constexpr double kAnyPlace = 400;           // cycles of a tile more, if runs begin anywhere
 constexpr double kShifted = 1.4, kShifted16Bit = 2;  // times a tile's cycles where rows of x are no whole vectors: words are read one by one
 constexpr double kEnds = 1500;               // and cycles of a chunk at an end of a row, which is cleared there
-constexpr double kScattered = 8000;         // and cycles of a tile where outputs begin anywhere and there is no room to put them side by side
 constexpr double kCopyBandwidth = 4.28e12;  // bytes/s of device memory, read + written
 constexpr double kMemorySlack = 1.1;        // times the least time of memory
 constexpr double kOverlap = 2.38;           // the power mean of work and memory, as of the other fused kernels
@@ -37,7 +36,7 @@ void predict(const Problem& problem, const ImplicitInstance& instance, const Imp
   const int lines = tile.window.lines, taps = g.outer[kLineAxis].taps.divisor();
   const double chunks = double(g.chunks) / taps * (taps + lines - 1), products_of_tile = double(g.chunks) * lines * products;
   const double shifted = g.vector_rows ? 1 : size_of(problem.dtype) == 2 ? kShifted16Bit : kShifted;
-  const double cycles = shifted * (tile.words / 8) * (kStep * chunks + kProduct * g.teams * products_of_tile) + (g.any_place ? kAnyPlace * lines : 0) + (g.any_place && !g.vector_rows && g.team_runs_bytes == 0 ? kScattered : 0);
+  const double cycles = shifted * (tile.words / 8) * (kStep * chunks + kProduct * g.teams * products_of_tile) + (g.any_place ? kAnyPlace * lines : 0);
   // Of all tiles as many as there are at both ends of each row; what the slowest team has is at one where rows are short.
   const double ends = g.vector_rows ? 0 : kEnds * double(g.chunks) * std::min(1.0, 2.0 / double(g.sample_tiles.divisor()));
   const double waves = double(ceil_div(g.tiles, std::int64_t{g.blocks} * g.teams));
