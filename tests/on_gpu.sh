@@ -63,7 +63,7 @@ for stage in "${stages[@]}"; do
           --error-exitcode 9 "$binaries/convt_gemm_cuda_tests" --gtest_brief=1 --gtest_filter='*Small*:Random*:*MoreWeights*-*very_deep*'
       done
       beside 500 "$stage.windows" env CONVT_GEMM_PLANS=windows compute-sanitizer --tool "$stage" --error-exitcode 9 "$binaries/convt_gemm_cuda_tests" \
-        --gtest_brief=1 --gtest_filter='LongRows*:Planes*'
+        --gtest_brief=1 --gtest_filter='LongRows*:ShiftedRows*:Planes*'
       wait_for_all
       ;;
     *)

@@ -19,15 +19,16 @@
 namespace convt_gemm {
 namespace {
 
-// The model's constants were measured on one H200 (132 multiprocessors); PERFORMANCE.md beside the kernels has the runs.
+// Rates were measured on one H200 (132 multiprocessors; PERFORMANCE.md beside the kernels), seconds of launches and of what small problems wait
+// for on one H100, in graphs (plan/PERFORMANCE.md).
 // They only order plans: other devices scale all of them alike.
 constexpr double kCopyBandwidth = 4.28e12;   // bytes/s, read + written
 constexpr double kNativeBandwidth = 3.1e12;  // bytes/s of the native GEMM, which re-reads operands from the L2 cache
 constexpr double kCol2imBandwidth = 2.5e12;  // bytes/s over columns read and outputs written
 constexpr double kCol2imLaunch = 1.3e-6;     // seconds,
 constexpr double kCol2imIndices = 1.15e-6;   // for each axis more where every output has indices of its own,
-constexpr double kCol2imTap = 0.28e-6;       // and no less than this for each tap of an output
-constexpr double kJoinLaunch = 1.2e-6;
+constexpr double kCol2imTap = 0.28e-6;       // and for each tap of an output: their loads wait for each other
+constexpr double kJoinLaunch = 1.2e-6;       // seconds, as are
 constexpr double kProductLaunch = 3.3e-6, kCublasLaunch = 4.4e-6;
 constexpr double kL2Bandwidth = 5.5e12;      // bytes/s of weights, which products of few positions read from L2 again and again,
 constexpr double kWeightBandwidth = 2.2e12;  // the first time from memory,
@@ -42,7 +43,7 @@ constexpr double kUnalignedRows = 3, kUnalignedTf32 = 2;  // make cuBLAS so many
 
 struct Rates {
   double flops;   ///< FLOP/s on large products
-  double launch;  ///< seconds of host time for a product; a small problem waits for it
+  double launch;  ///< seconds of a product's launch in a graph, whatever its size
   double bandwidth = kCopyBandwidth;  ///< bytes/s over operands read and columns written
   bool overlap = true;                ///< whether memory traffic hides behind arithmetic
 };
@@ -165,13 +166,13 @@ void predict(const Problem& problem, const GemmTile* tile, Plan* plan) {
     const double slower = problem.dtype == DType::float32 ? kUnalignedTf32 : kUnalignedRows;
     rates.flops /= slower, rates.bandwidth /= slower;
   }
+  const double pieces = double(count_pieces(problem, plan->piece));
   const double memory = gemm_bytes / rates.bandwidth, arithmetic = flops / rates.flops;
   const std::int64_t position_tiles = plan->joined ? ceil_div(samples * positions, kTilePositions) : samples * ceil_div(positions, kTilePositions);
   const double weights = plan->backend == GemmBackend::cublas ? item * problem.weight_elements() * (1 / kWeightBandwidth + double(position_tiles - 1) / kL2Bandwidth) : 0;
-  const double joining = plan->joined ? 2 * item * problem.input_elements() / kCopyBandwidth + kJoinLaunch * double(count_pieces(problem, plan->piece)) : 0;
+  const double joining = plan->joined ? 2 * item * problem.input_elements() / kCopyBandwidth + kJoinLaunch * pieces : 0;
   const double steps = tile != nullptr ? time_of_steps(problem, *plan, *tile) : (unaligned ? kCublasUnalignedChannel : kCublasChannel) * double(problem.group_in_channels());
   const double gemm = std::max({rates.overlap ? std::max(memory, arithmetic) : memory + arithmetic, weights, steps}) + joining;
-  const double pieces = double(count_pieces(problem, plan->piece));
   const double col2im = (columns + item * problem.output_elements()) / kCol2imBandwidth + pieces * col2im_wait(problem);
   const double products = problem.groups == 1 ? 1.0 : double(std::min(problem.groups, std::max<std::int64_t>(plan->piece.batch, 1)));
   plan->predicted_seconds = gemm + col2im + pieces * (products * rates.launch + col2im_launch(problem));

@@ -15,7 +15,8 @@ constexpr double kMostTerms = 512;
 /// Terms times the output channels that need the same inputs: beyond this the work is a matrix product.
 constexpr double kMostGroupTerms = 2048;
 
-// Fitted to times on one H200 (direct/PERFORMANCE.md); those of channels_last and float64 are counts of instructions, not measured.
+// Rates were fitted to times on one H200 (direct/PERFORMANCE.md), waits to random problems on one H100 (plan/PERFORMANCE.md); those of channels_last
+// and float64 are counts of instructions, not measured.
 constexpr double kBandwidth = 3.6e12;           // bytes/s, inputs read once and outputs written once, one axis
 constexpr double kElementRate = 4.75e11;        // elements/s of inputs and outputs of any size, several axes
 constexpr double kCacheBandwidth = 5e12;        // bytes/s from the L2 cache, where threads share inputs
@@ -34,7 +35,7 @@ constexpr std::int64_t kVectorTaps = 4;
 constexpr double kTapsWait = 0.34e-6, kTaps16BitWait = 0.42e-6;
 constexpr double kTaps16BitRate = 4.5e12;  // FLOP/s
 
-// The column kernel: counts of instructions, of cycles of shared memory and of the loads that a warp waits for; what a warp waits for, fitted to random problems on one H100 (plan/PERFORMANCE.md).
+// The column kernel: counts of instructions, of cycles of shared memory and of the loads that a warp waits for.
 constexpr double kMultiprocessors = 132;
 constexpr double kClock = 1.7e9;
 constexpr double kIssueEfficiency = 0.8;

@@ -530,7 +530,7 @@ TEST(Describe, TellsNamePiecesWorkspaceAndTime) {
   }
 }
 
-/// A problem of the random ones that the constants of small problems were fitted to (PERFORMANCE.md beside gemm), one H100, in graphs.
+/// A problem of the random ones that the constants of small problems were fitted to (plan/PERFORMANCE.md), one H100, in graphs.
 struct Measured {
   Problem problem;
   DType dtype;
