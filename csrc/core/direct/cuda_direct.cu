@@ -4,6 +4,7 @@
 
 #include "direct/columns_launch.cuh"
 #include "direct/direct_launch.cuh"
+#include "direct/streamed_launch.cuh"
 #include "plan/direct_plans.h"
 
 namespace convt_gemm {
@@ -12,6 +13,7 @@ namespace {
 template <class T>
 cudaError_t launch(const Problem& problem, const Plan& plan, const Tensors& tensors, cudaStream_t stream) {
   if (plan.instance == kColumnsInstance) return direct::launch_columns<T>(problem, tensors, stream);
+  if (plan.instance == kStreamedInstance) return direct::launch_streamed<T>(problem, tensors, stream);
   return direct::launch<T>(problem, tensors, stream);
 }
 

@@ -4,6 +4,7 @@
 
 #include "plan/arithmetic.h"
 #include "plan/direct_columns.h"
+#include "plan/direct_streamed.h"
 #include "plan/work.h"
 #include "util/residues.h"
 
@@ -45,6 +46,11 @@ constexpr double kBarriers = 0.1e-6;      // seconds: first loads, weights, last
 constexpr double kChannelStore = 0.45e-6; // seconds of each output channel, which are stored in turn
 constexpr double kWeightRead = 4;         // cycles of a multiprocessor for 16 bytes of weights that a warp reads,
 constexpr double kManyWeights = 3;        // and times this with more than 16 columns, which few warps at a time are left for (measured)
+
+// The streamed kernel: bytes/s of all blocks and of one, and what comes before the first and after the last weights.
+constexpr double kStreamBandwidth = 4e12, kBlockBandwidth = 45e9;
+constexpr double kStreamBatch = 0.7e-6;  // seconds that a thread waits for two batches of rows
+constexpr double kStreamEnds = 1.2e-6;
 
 double terms_of(const Problem& problem) {
   double terms = double(problem.group_in_channels());
@@ -111,7 +117,20 @@ void predict_columns(const Problem& problem, Plan* plan) {
   plan->predicted_seconds = std::max({memory, arithmetic, weights, waiting}) + exchange + kChannelStore * double(problem.group_out_channels()) + kBarriers + kLaunch;
 }
 
+void predict_streamed(const Problem& problem, Plan* plan) {
+  const direct::StreamedGeometry g = direct::streamed_geometry(problem);
+  const double threads = double(direct::most_streamed_threads(g.vector, g.positions, problem.dtype == DType::float64 ? 8 : 4));
+  const double rounds = double(ceil_div(g.blocks * std::int64_t(threads), std::int64_t(kMultiprocessors) * 1024));
+  const double block_bytes = double(g.lanes) * g.vector * double(problem.group_in_channels()) * double(size_of(problem.dtype));
+  const double waits = rounds * double(ceil_div(ceil_div(problem.group_in_channels(), std::int64_t(g.slots)), std::int64_t(2 * direct::kStreamedBatch)));
+  plan->predicted_seconds = std::max({plan->bytes / kStreamBandwidth, rounds * block_bytes / kBlockBandwidth, waits * kStreamBatch}) + kStreamEnds + kLaunch;
+}
+
 }  // namespace
+
+const char* direct_prefix(int instance) {
+  return instance == kColumnsInstance ? "direct_columns_" : instance == kStreamedInstance ? "direct_streamed_" : "direct_";
+}
 
 bool direct_serves(const Problem& problem) {
   const double terms = terms_of(problem);
@@ -141,17 +160,23 @@ void append_direct_plans(const Problem& problem, const DeviceTraits& traits, con
     predict_columns(problem, &plan);
     plans->push_back(plan);
   }
+  if (direct::streamed_serve(problem)) {
+    plan.instance = kStreamedInstance;
+    predict_streamed(problem, &plan);
+    plans->push_back(plan);
+  }
 }
 
 Status check_direct_plan(const Problem& problem, const Plan& plan) {
-  if (plan.instance != kGatherInstance && plan.instance != kColumnsInstance) {
-    return Status::invalid("expected plan.instance of a direct plan to be 0 or 1, but got " + std::to_string(plan.instance));
+  if (plan.instance < kGatherInstance || plan.instance > kStreamedInstance) {
+    return Status::invalid("expected plan.instance of a direct plan to be 0, 1 or 2, but got " + std::to_string(plan.instance));
   }
   if (plan.device != Device::cuda || plan.dtype != problem.dtype) {
     return Status::invalid("expected a CUDA plan for " + std::string(name_of(problem.dtype)) + ", but got " +
                            plan.name());
   }
-  if (!(plan.instance == kColumnsInstance ? direct::columns_serve(problem) : direct_serves(problem))) {
+  const bool serves = plan.instance == kColumnsInstance ? direct::columns_serve(problem) : plan.instance == kStreamedInstance ? direct::streamed_serve(problem) : direct_serves(problem);
+  if (!serves) {
     return Status::invalid("expected a plan that was made for " + to_string(problem) + ", but got " + plan.name() +
                            " of another problem");
   }

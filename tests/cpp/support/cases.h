@@ -2,6 +2,8 @@
 // Layers of published models and of KernelBench level 1: the problems that speed is measured on.
 #include <algorithm>
 #include <cstdint>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "support/problems.h"
@@ -73,6 +75,14 @@ inline std::vector<NamedProblem> cases() {
       {"videogpt-vq-vae.decoder.convts.0-train",
        make_problem(16, 240, 240, {{6, 4, 2, 3}, {34, 4, 2, 3}, {34, 4, 2, 3}}, 1, true)},
   };
+}
+
+/// The first case whose name contains `part`.
+inline Problem case_named(const std::string& part) {
+  for (const NamedProblem& named : cases()) {
+    if (named.name.find(part) != std::string::npos) return named.problem;
+  }
+  throw std::out_of_range("no case " + part);
 }
 
 /// The same layer with a smaller batch and fewer positions, until its arithmetic and its output are within the limits

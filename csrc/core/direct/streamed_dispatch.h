@@ -1,0 +1,64 @@
+#pragma once
+// Which kernel of streamed_kernel.cuh runs a problem, and its parameters. Host code without CUDA, so that tests take the same way as the GPU.
+#include <cstdint>
+
+#include "direct/direct_dispatch.h"
+#include "direct/streamed_kernel.cuh"
+#include "plan/direct_streamed.h"
+
+namespace convt_gemm {
+namespace direct {
+
+inline StreamedParams streamed_params(const Problem& problem, const StreamedGeometry& g) {
+  using Int = std::int32_t;
+  StreamedParams p;
+  p.by_tiles = FastDiv<Int>(g.tiles);
+  p.by_lanes = FastDiv<Int>(g.lanes);
+  p.by_slots = FastDiv<Int>(g.slots);
+  p.in_channels = Int(problem.group_in_channels());
+  p.out_channels = Int(problem.group_out_channels());
+  p.taps = Int(problem.taps());
+  p.columns = Int(problem.group_out_channels() * problem.taps());
+  p.tile_channels = Int(g.tile_channels);
+  p.samples = Int(problem.batch);
+  p.by_inputs = FastDiv<Int>(problem.input_positions());
+  p.by_in_channels = FastDiv<Int>(problem.group_in_channels());
+  const bool last = problem.layout == Layout::channels_last;
+  p.input_sample = problem.in_channels * problem.input_positions();
+  p.input_channel = last ? 1 : problem.input_positions();
+  p.input_position = last ? problem.in_channels : 1;
+  p.output_sample = problem.out_channels * problem.output_positions();
+  p.output_channel = last ? 1 : problem.output_positions();
+  p.output_position = last ? problem.out_channels : 1;
+  p.by_outputs = FastDiv<Int>(problem.output_positions());
+  p.by_outputs2 = FastDiv<Int>(problem.axes[2].output());
+  p.by_outputs1 = FastDiv<Int>(problem.axes[1].output());
+  p.one_axis = problem.axes[0] == convt_gemm::Axis{} && problem.axes[1] == convt_gemm::Axis{};
+  for (int a = 0; a < kMaxAxes; ++a) p.axis[a] = axis_params<Int>(problem.axes[a]);
+  return p;
+}
+
+template <class T, int V, class Launch>
+void for_streamed_positions(const StreamedGeometry& g, const StreamedParams& p, Launch& launch) {
+  static_assert(sizeof kStreamedPositions / sizeof *kStreamedPositions == 4, "a case for each");
+  switch (g.positions) {
+    case kStreamedPositions[0]:
+      return launch(Streamed<T, V, kStreamedPositions[0]>{}, p);
+    case kStreamedPositions[1]:
+      return launch(Streamed<T, V, kStreamedPositions[1]>{}, p);
+    case kStreamedPositions[2]:
+      return launch(Streamed<T, V, kStreamedPositions[2]>{}, p);
+    default:
+      return launch(Streamed<T, V, kStreamedPositions[3]>{}, p);
+  }
+}
+
+/// Calls launch(kernel, params) once. `T` is the problem's dtype.
+template <class T, class Launch>
+void for_streamed_kernel(const Problem& problem, const StreamedGeometry& g, Launch launch) {
+  const StreamedParams p = streamed_params(problem, g);
+  g.vector == 1 ? for_streamed_positions<T, 1>(g, p, launch) : for_streamed_positions<T, kVector<T>>(g, p, launch);
+}
+
+}  // namespace direct
+}  // namespace convt_gemm

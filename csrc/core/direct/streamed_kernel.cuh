@@ -1,0 +1,260 @@
+#pragma once
+// The direct algorithm for few input positions, whose time is that of reading the weights. plan/direct_streamed.h says which problems, and how a block's
+// threads share its weights. A block goes through six steps with a barrier between any two of the last five:
+//
+//   ask       a thread asks for its first rows of weights
+//   stage     the inputs go to shared memory, all positions of a channel side by side
+//   multiply  each slot reads its rows, once, and keeps the columns of all positions in registers
+//   put       the columns go to shared memory, where the inputs were
+//   sum       a column is the sum over the slots
+//   store     an output is the sum of its taps' columns
+//
+// All sums have a fixed order. Plain host and device code; memory is reached through `Access` (direct_kernel.cuh), and a thread's state between steps is a
+// struct, so that tests run every step of every thread on the processor.
+#include <cstdint>
+
+#include "direct/direct_kernel.cuh"
+#include "plan/direct_streamed.h"
+
+namespace convt_gemm {
+namespace direct {
+
+/// Positions are [sample, input], outputs of a block [sample, channel, output]. In the order in which a block needs them: each line of parameters costs it 0.1 us.
+struct StreamedParams {
+  FastDiv<std::int32_t> by_tiles;  ///< blocks are [group, tile]
+  FastDiv<std::int32_t> by_lanes, by_slots;
+  std::int32_t in_channels, out_channels, taps, columns;  ///< of a group; columns: of all its output channels
+  std::int32_t tile_channels;
+  std::int32_t samples;
+  FastDiv<std::int32_t> by_inputs, by_in_channels;  ///< inputs: of a sample's channel
+  std::int64_t input_sample, input_channel, input_position;  ///< elements from one to the next
+  std::int64_t output_sample, output_channel, output_position;
+  FastDiv<std::int32_t> by_outputs, by_outputs2, by_outputs1;  ///< of a sample's channel, of the last axis, of the middle one
+  bool one_axis;  ///< the outer axes have one input and one output each
+  Axis<std::int32_t> axis[kMaxAxes];
+};
+
+/// `V_`: columns of a lane. `P_`: positions, of kStreamedPositions.
+template <class T_, int V_, int P_>
+struct Streamed {
+  using T = T_;
+  using Int = std::int32_t;
+  using Acc = Accumulator<T>;
+  using Params = StreamedParams;
+  static constexpr int V = V_, P = P_;
+  static constexpr int kMostThreads = most_streamed_threads(V, P, sizeof(Acc));
+  static constexpr int kMinBlocks = sizeof(Acc) == 4 && V * P <= 32 ? 2 : 1;  ///< of a multiprocessor
+  static constexpr int kBatch = kStreamedBatch;
+
+  using Vector = std::conditional_t<V == 1, T, Words>;
+  static_assert(V == 1 || V == kVector<T>);
+
+  struct alignas(P * sizeof(Acc) < 16 ? P * sizeof(Acc) : 16) Inputs {
+    Acc of[P];
+  };
+  struct alignas(V * sizeof(Acc) < 16 ? V * sizeof(Acc) : 16) Sums {
+    Acc of[V];
+  };
+
+  struct Block {
+    Int group, channel, channels;  ///< its output channels, counted in the group
+  };
+
+  struct Thread {
+    Int slot = 0, lane = 0;
+    Int rows = 0;                ///< that are its own
+    const T* next = nullptr;     ///< the first row that it has not asked for
+    std::int64_t step = 0;       ///< elements from one of its rows to the next
+    Vector first[kBatch] = {}, second[kBatch] = {};  ///< asked for
+    Acc sum[V][P] = {};
+  };
+
+  static CONVT_HOST_DEVICE Block block_of(const Params& p, Int index) {
+    Block b;
+    b.group = p.by_tiles.quotient(index);
+    b.channel = (index - b.group * p.by_tiles.divisor()) * p.tile_channels;
+    const Int left = p.out_channels - b.channel;
+    b.channels = left < p.tile_channels ? left : p.tile_channels;
+    return b;
+  }
+
+  template <class Access>
+  static CONVT_HOST_DEVICE void ask(const Params& p, const Block& b, const T* weight, Int thread, Thread& t) {
+    t.slot = p.by_lanes.quotient(thread);
+    t.lane = thread - t.slot * p.by_lanes.divisor();
+    const Int slots = p.by_slots.divisor(), column = t.lane * V;
+    t.rows = t.slot < slots && column < b.channels * p.taps ? p.by_slots.quotient(p.in_channels - 1 - t.slot + slots) : Int(0);
+    const std::int64_t row = std::int64_t(b.group) * p.in_channels + t.slot;
+    t.next = weight + (row * p.columns + b.channel * p.taps + column);
+    t.step = std::int64_t(slots) * p.columns;
+    if (column * Int(sizeof(T)) % 32 == 0) {  // a request of a lane is for 32 bytes
+      CONVT_UNROLL_ALL
+      for (int r = 0; r < kBatch; ++r) {
+        if (r < t.rows) Access::prefetch(t.next + r * t.step);
+      }
+    }
+    Access::begin();
+    ask_batch<Access, true>(0, t, t.first);
+    ask_batch<Access, true>(kBatch, t, t.second);
+  }
+
+  template <class Access>
+  static CONVT_HOST_DEVICE void stage(const Params& p, const Block& b, const T* input, Int thread, Int threads, Inputs* shared) {
+    const T* const x = input + std::int64_t(b.group) * p.in_channels * p.input_channel;
+    const Int inputs = p.by_inputs.divisor(), all = p.samples * p.in_channels * inputs;
+    for (Int e = thread; e < all; e += threads) {
+      // In the order of memory: channels are neighbours in channels_last, else a channel's inputs.
+      const bool last = p.input_channel == 1;
+      const Int row = last ? p.by_in_channels.quotient(e) : p.by_inputs.quotient(e);
+      const Int inner = e - row * (last ? p.in_channels : inputs);
+      const Int sample = last ? p.by_inputs.quotient(row) : p.by_in_channels.quotient(row);
+      const Int outer = row - sample * (last ? inputs : p.in_channels);
+      const Int channel = last ? inner : outer, i = last ? outer : inner;
+      shared[channel].of[sample * inputs + i] = widen(Access::load(x + (sample * p.input_sample + channel * p.input_channel + i * p.input_position)));
+    }
+    // Positions that there are not give columns that nobody reads, but may not be read before they are written.
+    const Int filled = p.samples * inputs;
+    for (Int channel = thread; filled < P && channel < p.in_channels; channel += threads) {
+      for (Int i = filled; i < P; ++i) shared[channel].of[i] = Acc(0);
+    }
+  }
+
+  template <class Access>
+  static CONVT_HOST_DEVICE void multiply(const Params& p, const Inputs* shared, Thread& t) {
+    const Int slots = p.by_slots.divisor();
+    const Inputs* inputs = shared + t.slot;
+    // Whole batches first: without branches, each waits for its own loads only.
+    for (; t.rows >= 4 * kBatch; t.rows -= 2 * kBatch, inputs += 2 * kBatch * slots) {
+      add_batch<false>(inputs, slots, 0, t, t.first);
+      ask_batch<Access, false>(2 * kBatch, t, t.first);
+      add_batch<false>(inputs + kBatch * slots, slots, kBatch, t, t.second);
+      ask_batch<Access, false>(3 * kBatch, t, t.second);
+    }
+    for (; t.rows > 0; t.rows -= 2 * kBatch, inputs += 2 * kBatch * slots) {
+      add_batch<true>(inputs, slots, 0, t, t.first);
+      ask_batch<Access, true>(2 * kBatch, t, t.first);
+      add_batch<true>(inputs + kBatch * slots, slots, kBatch, t, t.second);
+      ask_batch<Access, true>(3 * kBatch, t, t.second);
+    }
+  }
+
+  static CONVT_HOST_DEVICE void put(const Params& p, Sums* shared, const Thread& t) {
+    if (t.slot >= p.by_slots.divisor()) return;
+    Sums* to = shared + (t.slot * P * p.by_lanes.divisor() + t.lane);
+    CONVT_UNROLL_ALL
+    for (int i = 0; i < P; ++i, to += p.by_lanes.divisor()) {
+      Sums sums;
+      CONVT_UNROLL_ALL
+      for (int e = 0; e < V; ++e) sums.of[e] = t.sum[e][i];
+      *to = sums;
+    }
+  }
+
+  /// Column c of position i is then at [i * columns of the block, filled up + c].
+  static CONVT_HOST_DEVICE void sum(const Params& p, Acc* shared, Int thread, Int threads) {
+    const Int all = P * p.by_lanes.divisor() * V, slots = p.by_slots.divisor();
+    for (Int e = thread; e < all; e += threads) {
+      Acc sum = shared[e];
+      const Acc* from = shared + e;
+      CONVT_UNROLL(8)
+      for (Int slot = 1; slot < slots; ++slot) sum += *(from += all);
+      shared[e] = sum;
+    }
+  }
+
+  template <class Access>
+  static CONVT_HOST_DEVICE void store(const Params& p, const Block& b, const Acc* shared, const T* bias, T* output, Int thread, Int threads) {
+    const Int outputs = p.by_outputs.divisor(), all = p.samples * b.channels * outputs;
+    const std::int64_t first = std::int64_t(b.group) * p.out_channels + b.channel;
+    for (Int e = thread; e < all; e += threads) {
+      Int sample, channel, o;
+      if (p.output_channel == 1) {  // neighbours in memory are channels
+        const Int row = e / b.channels;
+        channel = e - row * b.channels;
+        sample = p.by_outputs.quotient(row);
+        o = row - sample * outputs;
+      } else {
+        const Int row = p.by_outputs.quotient(e);
+        o = e - row * outputs;
+        sample = row / b.channels;
+        channel = row - sample * b.channels;
+      }
+      Acc sum = bias != nullptr ? Acc(widen(Access::load(bias + (first + channel)))) : Acc(0);
+      add_taps(p, shared + channel * p.taps, sample * p.by_inputs.divisor(), o, sum);
+      Access::store(output + (sample * p.output_sample + (first + channel) * p.output_channel + o * p.output_position), round_to<T>(sum));
+    }
+  }
+
+ private:
+  /// Rows [from, from + kBatch) of those that are not multiplied yet; `kChecked`: if there are such.
+  template <class Access, bool kChecked>
+  static CONVT_HOST_DEVICE void ask_batch(Int from, Thread& t, Vector (&batch)[kBatch]) {
+    CONVT_UNROLL_ALL
+    for (int r = 0; r < kBatch; ++r) {
+      if (!kChecked || from + r < t.rows) {
+        if constexpr (V == 1) {
+          batch[r] = Access::load(t.next);
+        } else {
+          batch[r] = Access::load_vector(t.next);
+        }
+      }
+      t.next += t.step;
+    }
+  }
+
+  template <bool kChecked>
+  static CONVT_HOST_DEVICE void add_batch(const Inputs* inputs, Int slots, Int from, Thread& t, const Vector (&batch)[kBatch]) {
+    CONVT_UNROLL_ALL
+    for (int r = 0; r < kBatch; ++r) {
+      if (kChecked && from + r >= t.rows) continue;
+      const Inputs x = inputs[r * slots];
+      CONVT_UNROLL_ALL
+      for (int e = 0; e < V; ++e) {
+        Acc weight;
+        if constexpr (V == 1) {
+          weight = widen(batch[r]);
+        } else {
+          weight = widen(element_of<T>(batch[r], e));
+        }
+        CONVT_UNROLL_ALL
+        for (int i = 0; i < P; ++i) t.sum[e][i] = multiply_add(weight, x.of[i], t.sum[e][i]);
+      }
+    }
+  }
+
+  /// The columns of output o of a sample, whose positions begin at `position`.
+  static CONVT_HOST_DEVICE void add_taps(const Params& p, const Acc* columns, Int position, Int o, Acc& sum) {
+    if (p.one_axis) return add_row(p, columns, position, 0, o, sum);
+    const Int row = p.by_outputs2.quotient(o), o2 = o - row * p.by_outputs2.divisor();
+    const Int o0 = p.by_outputs1.quotient(row), o1 = row - o0 * p.by_outputs1.divisor();
+    const Taps<Int> taps0 = taps_at(p.axis[0], o0), taps1 = taps_at(p.axis[1], o1);
+    CONVT_UNROLL(1)
+    for (Int j0 = 0; j0 < taps0.count; ++j0) {
+      const Int i0 = taps0.input - j0 * p.axis[0].input_step;
+      if (!inside(i0, p.axis[0].input)) continue;
+      CONVT_UNROLL(1)
+      for (Int j1 = 0; j1 < taps1.count; ++j1) {
+        const Int i1 = taps1.input - j1 * p.axis[1].input_step;
+        if (!inside(i1, p.axis[1].input)) continue;
+        const Int tap = (taps0.tap + j0 * p.axis[0].tap_step) * p.axis[1].kernel + taps1.tap + j1 * p.axis[1].tap_step;
+        add_row(p, columns, position + (i0 * p.axis[1].input + i1) * p.axis[2].input, tap * p.axis[2].kernel, o2, sum);
+      }
+    }
+  }
+
+  /// Those of the last axis, of the row of inputs that begins at `position` and the row of taps that begins at `tap`.
+  static CONVT_HOST_DEVICE void add_row(const Params& p, const Acc* columns, Int position, Int tap, Int o, Acc& sum) {
+    const Axis<Int>& last = p.axis[2];
+    const Int pitch = p.by_lanes.divisor() * V;
+    const Taps<Int> taps = taps_at(last, o);
+    Int i = taps.input;
+    const Acc* column = columns + ((position + i) * pitch + tap + taps.tap);
+    CONVT_UNROLL(1)
+    for (Int j = 0; j < taps.count; ++j, i -= last.input_step, column += last.tap_step - last.input_step * pitch) {
+      if (inside(i, last.input)) sum += *column;
+    }
+  }
+};
+
+}  // namespace direct
+}  // namespace convt_gemm
