@@ -417,7 +417,8 @@ struct Columns {
   static CONVT_HOST_DEVICE void store_row(const P& p, const Block& b, const Taps<Int>& taps, const Acc* columns, Acc add,
                                           Int o, T* row) {
     // Loads of shared memory whose latencies overlap: of several outputs, and of several splits where there are many.
-    constexpr int kOutputs = kParked ? 8 : 4, kSplits = kParked ? 1 : 4;
+    constexpr int kOutputs = kParked ? 8 : 4;
+    [[maybe_unused]] constexpr int kSplits = kParked ? 1 : 4;  // unused on the processor
     const Int inputs = b.tile_end - b.tile_begin, splits = in_register(p.splits), to_split = in_register(J * p.pitch);
     const Int unit = in_register(p.unit), unit_inputs = in_register(p.unit_inputs);
     const Int input_step = in_register(p.last.input_step), to_tap = in_register(p.last.tap_step * p.pitch - input_step);

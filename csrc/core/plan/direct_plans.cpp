@@ -5,6 +5,8 @@
 #include "plan/arithmetic.h"
 #include "plan/direct_columns.h"
 #include "plan/direct_streamed.h"
+#include "plan/fused_plans.h"
+#include "plan/mma_columns.h"
 #include "plan/work.h"
 #include "util/residues.h"
 
@@ -51,6 +53,11 @@ constexpr double kManyWeights = 3;        // and times this with more than 16 co
 constexpr double kStreamBandwidth = 4e12, kBlockBandwidth = 45e9;
 constexpr double kStreamBatch = 0.7e-6;  // seconds that a thread waits for two batches of rows
 constexpr double kStreamEnds = 1.2e-6;
+// The same with tensor cores: not measured yet, but for the copies (implicit/PERFORMANCE.md).
+constexpr double kCopyCycles = 16;         // of a multiprocessor for a row, however short
+constexpr double kCopyBandwidth = 36;      // bytes a cycle into a multiprocessor
+constexpr double kMmaReads = 16, kMmaWeightReads = 4;  // of shared memory for a chunk by a warp, and for each 16 columns
+constexpr double kFirstLoads = 1.2e-6;     // seconds: a block's first rows and its weights
 
 double terms_of(const Problem& problem) {
   double terms = double(problem.group_in_channels());
@@ -126,10 +133,46 @@ void predict_streamed(const Problem& problem, Plan* plan) {
   plan->predicted_seconds = std::max({plan->bytes / kStreamBandwidth, rounds * block_bytes / kBlockBandwidth, waits * kStreamBatch}) + kStreamEnds + kLaunch;
 }
 
+void predict_mma_columns(const Problem& problem, Plan* plan) {
+  const direct::MmaColumnGeometry g = direct::mma_column_geometry(problem, direct::choose_mma_column_shape(problem));
+  const direct::ColumnGeometry& c = g.columns;
+  const double blocks = double(ceil_div(c.blocks, std::int64_t(kMultiprocessors)));  // of a multiprocessor
+  const double channels = double(problem.group_in_channels()), positions = std::min(double(c.own + c.reach), double(problem.axes[2].input));
+  const double memory = plan->bytes / kBandwidth;
+  const double copies = blocks * channels * std::max(kCopyCycles, 2 * positions / kCopyBandwidth);
+  const double reads = blocks * double(g.chunks) * c.shape.slices * (kMmaReads + kMmaWeightReads * c.columns / direct::kMmaColumns);
+  // Blocks that are there at once wait together; the next ones wait while others of theirs work.
+  const double rounds = double(ceil_div(std::int64_t(blocks), std::int64_t{direct::resident_mma_blocks(g)}));
+  const double exchange = rounds * kChannelStore * double(problem.group_out_channels());
+  plan->predicted_seconds = std::max(memory, std::max(copies, reads) / kClock) + rounds * kFirstLoads + exchange + kLaunch;
+}
+
+bool is_served(const Problem& problem, int instance) {
+  switch (instance) {
+    case kColumnsInstance:
+      return direct::columns_serve(problem);
+    case kMmaColumnsInstance:
+      return direct::mma_columns_serve(problem);
+    case kStreamedInstance:
+      return direct::streamed_serve(problem);
+    default:
+      return direct_serves(problem);
+  }
+}
+
 }  // namespace
 
 const char* direct_prefix(int instance) {
-  return instance == kColumnsInstance ? "direct_columns_" : instance == kStreamedInstance ? "direct_streamed_" : "direct_";
+  switch (instance) {
+    case kColumnsInstance:
+      return "direct_columns_";
+    case kMmaColumnsInstance:
+      return "direct_columns_mma_";
+    case kStreamedInstance:
+      return "direct_streamed_";
+    default:
+      return "direct_";
+  }
 }
 
 bool direct_serves(const Problem& problem) {
@@ -165,17 +208,22 @@ void append_direct_plans(const Problem& problem, const DeviceTraits& traits, con
     predict_streamed(problem, &plan);
     plans->push_back(plan);
   }
+  if (fused_plans::runs_on(Family::sm90, traits.compute_capability) && direct::mma_columns_serve(problem)) {
+    plan.instance = kMmaColumnsInstance;
+    predict_mma_columns(problem, &plan);
+    plans->push_back(plan);
+  }
 }
 
 Status check_direct_plan(const Problem& problem, const Plan& plan) {
   if (plan.instance < kGatherInstance || plan.instance > kStreamedInstance) {
-    return Status::invalid("expected plan.instance of a direct plan to be 0, 1 or 2, but got " + std::to_string(plan.instance));
+    return Status::invalid("expected plan.instance of a direct plan to be 0 to " + std::to_string(kStreamedInstance) + ", but got " + std::to_string(plan.instance));
   }
   if (plan.device != Device::cuda || plan.dtype != problem.dtype) {
     return Status::invalid("expected a CUDA plan for " + std::string(name_of(problem.dtype)) + ", but got " +
                            plan.name());
   }
-  const bool serves = plan.instance == kColumnsInstance ? direct::columns_serve(problem) : plan.instance == kStreamedInstance ? direct::streamed_serve(problem) : direct_serves(problem);
+  const bool serves = is_served(problem, plan.instance);
   if (!serves) {
     return Status::invalid("expected a plan that was made for " + to_string(problem) + ", but got " + plan.name() +
                            " of another problem");

@@ -68,7 +68,8 @@ TEST(DirectPlans, NameTheirKernel) {
       Problem problem = few_outputs();
       problem.dtype = dtype;
       const std::vector<Plan> plans = direct_plans(problem, precision);
-      ASSERT_EQ(plans.size(), 1u) << "1024 terms";
+      const std::size_t of_tensor_cores = size_of(dtype) == 2;
+      ASSERT_EQ(plans.size(), 1u + of_tensor_cores) << "1024 terms";
       const Plan& plan = plans[0];
       EXPECT_EQ(plan.instance, kColumnsInstance);
       EXPECT_EQ(plan.name(), std::string("direct_columns_") + name_of(dtype));
@@ -79,11 +80,38 @@ TEST(DirectPlans, NameTheirKernel) {
       EXPECT_NE(describe(problem, plan).find("direct_columns"), std::string::npos);
 
       problem.in_channels = 64;
-      EXPECT_EQ(direct_plans(problem, precision).size(), 2u);
+      EXPECT_EQ(direct_plans(problem, precision).size(), 2u + of_tensor_cores);
       problem.layout = Layout::channels_last;
       ASSERT_EQ(direct_plans(problem, precision).size(), 1u);
       EXPECT_EQ(direct_plans(problem, precision)[0].instance, kGatherInstance);
     }
+  }
+}
+
+/// Columns by tensor cores are a plan of its own, for 16-bit types on the GPUs that have its copies.
+TEST(DirectPlans, MultiplyColumnsByTensorCores) {
+  for (DType dtype : {DType::bfloat16, DType::float16}) {
+    Problem problem = few_outputs();
+    problem.dtype = dtype;
+    const Plan plan = direct_plans(problem).back();
+    EXPECT_EQ(plan.instance, kMmaColumnsInstance);
+    EXPECT_EQ(plan.name(), std::string("direct_columns_mma_") + name_of(dtype));
+    EXPECT_EQ(plan.dtype, dtype);
+    EXPECT_EQ(plan.workspace_bytes, 0u);
+    EXPECT_EQ(plan.piece.batch, problem.batch);
+    EXPECT_TRUE(check_direct_plan(problem, plan).ok());
+    for (int compute_capability : {80, 89, 100}) {
+      DeviceTraits traits = cuda();
+      traits.compute_capability = compute_capability;
+      const std::vector<Plan> others = direct_plans(problem, Precision::ieee, traits);
+      ASSERT_EQ(others.size(), 1u) << compute_capability;
+      EXPECT_EQ(others[0].instance, kColumnsInstance);
+    }
+    problem.dtype = DType::float32;
+    EXPECT_FALSE(check_direct_plan(problem, plan).ok());
+    problem = make_problem(1, 11, 1, {{48001, 20, 5}});
+    problem.dtype = dtype;
+    EXPECT_FALSE(check_direct_plan(problem, plan).ok()) << "frames";
   }
 }
 
@@ -97,6 +125,16 @@ TEST(DirectPlans, AreSelectedByName) {
   EXPECT_EQ(count("direct"), 2u);
   EXPECT_EQ(count("direct_columns"), 1u);
   EXPECT_EQ(count("direct_float32"), 1u);
+
+  Problem half = few_outputs();
+  half.dtype = DType::bfloat16;
+  for (const char* algorithm : {"direct_columns_bfloat16", "direct_columns_mma"}) {
+    PlanOptions options;
+    options.algorithm = algorithm;
+    const std::vector<Plan> plans = enumerate_plans(half, cuda(), options);
+    ASSERT_EQ(plans.size(), 1u) << algorithm;
+    EXPECT_EQ(plans[0].name().rfind(algorithm, 0), 0u);
+  }
 }
 
 TEST(DirectPlans, CountBytesAndFlops) {
@@ -146,6 +184,8 @@ TEST(CheckDirectPlan, RefusesPlansOfOtherProblems) {
   Plan other_kernel = plan;
   other_kernel.instance = kColumnsInstance;
   refused(problem, other_kernel, "of another problem");
+  other_kernel.instance = kMmaColumnsInstance;
+  refused(problem, other_kernel, "of another problem");
   Plan no_kernel = plan;
   no_kernel.instance = 99;
   refused(problem, no_kernel, "plan.instance");
@@ -182,7 +222,9 @@ TEST(DirectPlans, SumColumnsOfFewOutputChannels) {
       options.precision = dtype == DType::float32 ? Precision::tf32 : Precision::ieee;
       Plan best;
       ASSERT_TRUE(choose_plan(problem, cuda(), options, &best).ok());
-      EXPECT_EQ(best.name(), std::string("direct_columns_") + name_of(dtype)) << name;
+      // Many channels and few blocks are what tensor cores are for.
+      const bool tensor_cores = dtype == DType::bfloat16 && problem.in_channels > 64;
+      EXPECT_EQ(best.name(), std::string(tensor_cores ? "direct_columns_mma_" : "direct_columns_") + name_of(dtype)) << name;
       EXPECT_GE(best.predicted_seconds, best.bytes / 4.28e12);
     }
   }
