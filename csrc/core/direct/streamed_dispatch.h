@@ -22,11 +22,14 @@ inline StreamedParams streamed_params(const Problem& problem, const StreamedGeom
   p.tile_channels = Int(g.tile_channels);
   p.samples = Int(problem.batch);
   p.by_inputs = FastDiv<Int>(problem.input_positions());
-  p.by_in_channels = FastDiv<Int>(problem.group_in_channels());
   const bool last = problem.layout == Layout::channels_last;
-  p.input_sample = problem.in_channels * problem.input_positions();
-  p.input_channel = last ? 1 : problem.input_positions();
-  p.input_position = last ? problem.in_channels : 1;
+  const std::int64_t run_inputs = last ? 1 : problem.input_positions(), vector = 16 / std::int64_t(size_of(problem.dtype));
+  p.runs = Int(last ? problem.batch * problem.input_positions() : problem.batch);
+  p.run = Int(problem.group_in_channels() * run_inputs);
+  p.input_run = problem.in_channels * run_inputs;
+  p.vector_runs = p.run % vector == 0;
+  p.by_run = FastDiv<Int>(p.vector_runs ? p.run / vector : p.run);
+  p.by_run_inputs = FastDiv<Int>(run_inputs);
   p.output_sample = problem.out_channels * problem.output_positions();
   p.output_channel = last ? 1 : problem.output_positions();
   p.output_position = last ? problem.out_channels : 1;

@@ -2,7 +2,7 @@
 // The direct algorithm for few input positions, whose time is that of reading the weights. plan/direct_streamed.h says which problems, and how a block's
 // threads share its weights. A block goes through six steps with a barrier between any two of the last five:
 //
-//   ask       a thread asks for its first rows of weights
+//   ask       a thread asks for its first rows of weights, before it waits for the kernel ahead
 //   stage     the inputs go to shared memory, all positions of a channel side by side
 //   multiply  each slot reads its rows, once, and keeps the columns of all positions in registers
 //   put       the columns go to shared memory, where the inputs were
@@ -26,11 +26,15 @@ struct StreamedParams {
   std::int32_t in_channels, out_channels, taps, columns;  ///< of a group; columns: of all its output channels
   std::int32_t tile_channels;
   std::int32_t samples;
-  FastDiv<std::int32_t> by_inputs, by_in_channels;  ///< inputs: of a sample's channel
-  std::int64_t input_sample, input_channel, input_position;  ///< elements from one to the next
-  std::int64_t output_sample, output_channel, output_position;
+  // Inputs that lie side by side in memory: of a sample and group, in channels_last of a position of them.
+  FastDiv<std::int32_t> by_run, by_run_inputs;  ///< loads of a run, and its inputs of each channel
+  std::int32_t runs, run;                       ///< how many, and elements of one
+  bool vector_runs;                             ///< loads are of 16 bytes
+  bool one_axis;                                ///< the outer axes have one input and one output each
+  FastDiv<std::int32_t> by_inputs;              ///< of a sample's channel
+  std::int64_t input_run;                       ///< elements from one run to the next
+  std::int64_t output_sample, output_channel, output_position;  ///< likewise
   FastDiv<std::int32_t> by_outputs, by_outputs2, by_outputs1;  ///< of a sample's channel, of the last axis, of the middle one
-  bool one_axis;  ///< the outer axes have one input and one output each
   Axis<std::int32_t> axis[kMaxAxes];
 };
 
@@ -43,8 +47,9 @@ struct Streamed {
   using Params = StreamedParams;
   static constexpr int V = V_, P = P_;
   static constexpr int kMostThreads = most_streamed_threads(V, P, sizeof(Acc));
-  static constexpr int kMinBlocks = sizeof(Acc) == 4 && V * P <= 32 ? 2 : 1;  ///< of a multiprocessor
+  static constexpr int kMinBlocks = sizeof(Acc) == 4 && V * P <= 8 ? 2 : 1;  ///< of a multiprocessor: the next kernel's blocks come while the last ones are still there
   static constexpr int kBatch = kStreamedBatch;
+  static constexpr int kStaged = 2;  ///< loads of inputs that a thread asks for at a time
 
   using Vector = std::conditional_t<V == 1, T, Words>;
   static_assert(V == 1 || V == kVector<T>);
@@ -79,7 +84,7 @@ struct Streamed {
   }
 
   template <class Access>
-  static CONVT_HOST_DEVICE void ask(const Params& p, const Block& b, const T* weight, Int thread, Thread& t) {
+  static CONVT_HOST_DEVICE void ask(const Params& p, const Block& b, const T* weight, const T* input, Int thread, Thread& t) {
     t.slot = p.by_lanes.quotient(thread);
     t.lane = thread - t.slot * p.by_lanes.divisor();
     const Int slots = p.by_slots.divisor(), column = t.lane * V;
@@ -87,12 +92,14 @@ struct Streamed {
     const std::int64_t row = std::int64_t(b.group) * p.in_channels + t.slot;
     t.next = weight + (row * p.columns + b.channel * p.taps + column);
     t.step = std::int64_t(slots) * p.columns;
-    if (column * Int(sizeof(T)) % 32 == 0) {  // a request of a lane is for 32 bytes
+    constexpr Int kSector = 32 / Int(sizeof(T));  // what a request is for
+    if (column % kSector == 0) {
       CONVT_UNROLL_ALL
       for (int r = 0; r < kBatch; ++r) {
         if (r < t.rows) Access::prefetch(t.next + r * t.step);
       }
     }
+    if (thread * kSector < p.run) Access::prefetch(input + std::int64_t(b.group) * p.run + thread * kSector);
     Access::begin();
     ask_batch<Access, true>(0, t, t.first);
     ask_batch<Access, true>(kBatch, t, t.second);
@@ -100,20 +107,11 @@ struct Streamed {
 
   template <class Access>
   static CONVT_HOST_DEVICE void stage(const Params& p, const Block& b, const T* input, Int thread, Int threads, Inputs* shared) {
-    const T* const x = input + std::int64_t(b.group) * p.in_channels * p.input_channel;
-    const Int inputs = p.by_inputs.divisor(), all = p.samples * p.in_channels * inputs;
-    for (Int e = thread; e < all; e += threads) {
-      // In the order of memory: channels are neighbours in channels_last, else a channel's inputs.
-      const bool last = p.input_channel == 1;
-      const Int row = last ? p.by_in_channels.quotient(e) : p.by_inputs.quotient(e);
-      const Int inner = e - row * (last ? p.in_channels : inputs);
-      const Int sample = last ? p.by_inputs.quotient(row) : p.by_in_channels.quotient(row);
-      const Int outer = row - sample * (last ? inputs : p.in_channels);
-      const Int channel = last ? inner : outer, i = last ? outer : inner;
-      shared[channel].of[sample * inputs + i] = widen(Access::load(x + (sample * p.input_sample + channel * p.input_channel + i * p.input_position)));
-    }
+    const T* const x = input + std::int64_t(b.group) * p.run;
+    if (p.vector_runs && p.runs == 1 && p.by_run_inputs.divisor() == P) return copy_run<Access>(p, x, thread, threads, shared);
+    p.vector_runs ? stage_runs<Access, kVector<T>>(p, x, thread, threads, shared) : stage_runs<Access, 1>(p, x, thread, threads, shared);
     // Positions that there are not give columns that nobody reads, but may not be read before they are written.
-    const Int filled = p.samples * inputs;
+    const Int filled = p.samples * p.by_inputs.divisor();
     for (Int channel = thread; filled < P && channel < p.in_channels; channel += threads) {
       for (Int i = filled; i < P; ++i) shared[channel].of[i] = Acc(0);
     }
@@ -186,6 +184,61 @@ struct Streamed {
   }
 
  private:
+  /// Inputs that lie in memory as they will here.
+  template <class Access>
+  static CONVT_HOST_DEVICE void copy_run(const Params& p, const T* x, Int thread, Int threads, Inputs* shared) {
+    struct alignas(16) Wide {
+      Acc of[kVector<T>];
+    };
+    auto* const to = reinterpret_cast<Wide*>(shared);
+    CONVT_UNROLL(4)
+    for (Int at = thread; at < p.by_run.divisor(); at += threads) {
+      const Words words = Access::load_vector(x + at * kVector<T>);
+      Wide wide;
+      CONVT_UNROLL_ALL
+      for (int e = 0; e < kVector<T>; ++e) wide.of[e] = widen(element_of<T>(words, e));
+      to[at] = wide;
+    }
+  }
+
+  /// Inputs in the order of memory, kEach at a time.
+  template <class Access, int kEach>
+  static CONVT_HOST_DEVICE void stage_runs(const Params& p, const T* x, Int thread, Int threads, Inputs* shared) {
+    using Loaded = std::conditional_t<kEach == 1, T, Words>;
+    const Int all = p.runs * p.by_run.divisor(), inputs = p.by_run_inputs.divisor();
+    CONVT_UNROLL(1)
+    for (Int from = thread; from < all; from += kStaged * threads) {
+      Loaded value[kStaged];
+      Int run[kStaged], first[kStaged];
+      CONVT_UNROLL_ALL
+      for (int u = 0; u < kStaged; ++u) {
+        const Int at = from + u * threads;
+        if (at >= all) continue;
+        run[u] = p.by_run.quotient(at);
+        first[u] = (at - run[u] * p.by_run.divisor()) * kEach;
+        if constexpr (kEach == 1) {
+          value[u] = Access::load(x + (run[u] * p.input_run + first[u]));
+        } else {
+          value[u] = Access::load_vector(x + (run[u] * p.input_run + first[u]));
+        }
+      }
+      CONVT_UNROLL_ALL
+      for (int u = 0; u < kStaged; ++u) {
+        if (from + u * threads >= all) continue;
+        CONVT_UNROLL_ALL
+        for (int e = 0; e < kEach; ++e) {
+          const Int rest = first[u] + e, channel = p.by_run_inputs.quotient(rest);
+          Acc& to = shared[channel].of[run[u] * inputs + rest - channel * inputs];
+          if constexpr (kEach == 1) {
+            to = widen(value[u]);
+          } else {
+            to = widen(element_of<T>(value[u], e));
+          }
+        }
+      }
+    }
+  }
+
   /// Rows [from, from + kBatch) of those that are not multiplied yet; `kChecked`: if there are such.
   template <class Access, bool kChecked>
   static CONVT_HOST_DEVICE void ask_batch(Int from, Thread& t, Vector (&batch)[kBatch]) {

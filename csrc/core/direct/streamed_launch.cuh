@@ -20,7 +20,7 @@ streamed_kernel(const typename Kernel::T* __restrict__ weight, const typename Ke
   const auto thread = static_cast<typename Kernel::Int>(threadIdx.x), threads = static_cast<typename Kernel::Int>(blockDim.x);
   const typename Kernel::Block block = Kernel::block_of(p, static_cast<typename Kernel::Int>(blockIdx.x));
   typename Kernel::Thread state;
-  Kernel::template ask<DeviceAccess>(p, block, weight, thread, state);
+  Kernel::template ask<DeviceAccess>(p, block, weight, input, thread, state);
   Kernel::template stage<DeviceAccess>(p, block, input, thread, threads, inputs);
   __syncthreads();
   Kernel::template multiply<DeviceAccess>(p, inputs, state);

@@ -126,8 +126,7 @@ void predict_columns(const Problem& problem, Plan* plan) {
 
 void predict_streamed(const Problem& problem, Plan* plan) {
   const direct::StreamedGeometry g = direct::streamed_geometry(problem);
-  const double threads = double(direct::most_streamed_threads(g.vector, g.positions, problem.dtype == DType::float64 ? 8 : 4));
-  const double rounds = double(ceil_div(g.blocks * std::int64_t(threads), std::int64_t(kMultiprocessors) * 1024));
+  const double rounds = double(ceil_div(g.blocks, std::int64_t(kMultiprocessors)));
   const double block_bytes = double(g.lanes) * g.vector * double(problem.group_in_channels()) * double(size_of(problem.dtype));
   const double waits = rounds * double(ceil_div(ceil_div(problem.group_in_channels(), std::int64_t(g.slots)), std::int64_t(2 * direct::kStreamedBatch)));
   plan->predicted_seconds = std::max({plan->bytes / kStreamBandwidth, rounds * block_bytes / kBlockBandwidth, waits * kStreamBatch}) + kStreamEnds + kLaunch;

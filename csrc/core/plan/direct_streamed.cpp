@@ -14,8 +14,8 @@ constexpr std::int64_t kMostSharedBytes = 96 << 10;  // as direct_columns.cpp: t
 constexpr std::int64_t kFewestChannels = 8;          // of a group; fewer are not worth a block's threads
 constexpr std::int64_t kMostLanes = 128;
 constexpr std::int64_t kMostOutputs = std::int64_t{1} << 28;  // of a sample's channel
-/// Threads that share the work at the same time, 512 for each of an H100's multiprocessors, and bytes of a row that cost as much as what a block does once.
-constexpr std::int64_t kThreads = 132 * 512, kRowOverhead = 64;
+/// Multiprocessors that share the work, and bytes of a row that cost as much as what a block does once.
+constexpr std::int64_t kMultiprocessors = 132, kRowOverhead = 64;
 
 std::size_t accumulator_size(const Problem& problem) { return problem.dtype == DType::float64 ? 8 : 4; }
 
@@ -67,7 +67,7 @@ StreamedGeometry streamed_geometry(const Problem& problem) {
   const std::int64_t most_threads = most_streamed_threads(g.vector, g.positions, std::size_t(accumulator));
   double least = std::numeric_limits<double>::infinity();
   for (std::int64_t tile = unit; tile == unit || (tile < channels + unit && tile * problem.taps() <= most_columns(g.vector)); tile += unit) {
-    const double rounds = double(ceil_div(problem.groups * ceil_div(channels, tile), kThreads / most_threads));
+    const double rounds = double(ceil_div(problem.groups * ceil_div(channels, tile), kMultiprocessors));
     const double cost = rounds * double(tile * problem.taps() * size + kRowOverhead);
     if (cost <= least) least = cost, g.tile_channels = tile;
   }

@@ -17,10 +17,10 @@ inline constexpr int kMostStreamedPositions = 8;
 /// Rows of weights that a thread asks for at a time; it has two such batches under way.
 inline constexpr int kStreamedBatch = 4;
 
-/// Threads of a block, at most: so many that two blocks have registers enough for their sums, `vector` columns at `positions` positions each, and that the
-/// next kernel's blocks may come while the last ones are still there.
+/// Threads of a block, at most: as registers allow for the sums, `vector` columns at `positions` positions each. One block a multiprocessor: two took up to a third longer,
+/// since each begins with all inputs.
 constexpr int most_streamed_threads(int vector, int positions, std::size_t accumulator_size) {
-  return vector * positions * int(accumulator_size / 4) > 8 ? 256 : 512;
+  return vector * positions * int(accumulator_size / 4) > 32 ? 256 : 512;
 }
 
 /// A block has all positions and in channels of some neighbouring output channels of a group. Its threads are [slot, lane]: lanes share a row of the

@@ -41,7 +41,7 @@ Bytes run_as(const Problem& problem, const Operands& operands) {
       const auto every = [&](auto step) {
         for (Int t = 0; t < count; ++t) step(t, threads[std::size_t(t)]);
       };
-      every([&](Int t, auto& state) { Kernel::template ask<CheckedAccess>(p, block, tensors.weight(), t, state); });
+      every([&](Int t, auto& state) { Kernel::template ask<CheckedAccess>(p, block, tensors.weight(), tensors.input(), t, state); });
       every([&](Int t, auto&) { Kernel::template stage<CheckedAccess>(p, block, tensors.input(), t, count, inputs); });
       every([&](Int, auto& state) { Kernel::template multiply<CheckedAccess>(p, inputs, state); });
       nan();
