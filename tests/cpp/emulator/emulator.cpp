@@ -758,6 +758,7 @@ void Launch::bulk_copy(void* shared, const void* global, std::uint32_t bytes, st
   if (reinterpret_cast<std::uintptr_t>(source) % 16 != 0) {
     fail(at, "reads from a misaligned global address in bulk_copy");
   }
+  if (const void* const outside = GuardedMemory::slack_in(source, bytes)) fail(at, text("reads ", GuardedMemory::describe(outside), " in bulk_copy"));
   running_->at = at;
   touch(source, bytes);
   const std::size_t index = *barrier.word - kBarrierMark;

@@ -779,6 +779,11 @@ TEST(Emulator, ChecksBulkCopies) {
   EXPECT_TRUE(contains(copy(16, 1, 16, 16), "misaligned global address"));
   EXPECT_TRUE(contains(copy(1008, 0, 32, 32), "not inside"));
   EXPECT_TRUE(contains(copy(16, 60, 32, 32), "past the end of an array"));
+  EXPECT_TRUE(contains(copy(16, std::size_t(-4), 32, 32), "reads 16 bytes before an array"));
+  // Also where the last 16 bytes are partly an array's, though nothing would fault.
+  GlobalArray<float> odd(62);
+  EXPECT_TRUE(contains(barrier_complaint(1, kEarly, [&](std::uint64_t* barrier) { gpu::bulk_copy(gpu::dynamic_shared() + 16, odd.data() + 60, 16, barrier); }),
+                       "reads 0 bytes past the end of an array of 248"));
 }
 
 TEST(Emulator, LateBulkCopiesShowAMissingWait) {

@@ -65,6 +65,18 @@ std::string GuardedMemory::describe(const void* address) {
   return "no array";
 }
 
+const void* GuardedMemory::slack_in(const void* from, std::size_t bytes) {
+  const auto* const begin = static_cast<const unsigned char*>(from);
+  const unsigned char* const end = begin + bytes;
+  for (const GuardedMemory* memory : all_memory()) {
+    const unsigned char *const first = memory->pages_, *const last = memory->pages_ + memory->pages_bytes_, *const data_end = memory->data_ + memory->bytes_;
+    if (end <= first || begin >= last) continue;
+    if (begin < memory->data_) return begin;
+    if (end > data_end) return std::max(begin, data_end);
+  }
+  return nullptr;
+}
+
 std::string GuardedMemory::damage() {
   for (const GuardedMemory* memory : all_memory()) {
     const auto written = [](unsigned char byte) { return byte != kNaN; };

@@ -21,6 +21,8 @@ class GuardedMemory {
 
   /// What lies at the address, for an error message.
   static std::string describe(const void* address);
+  /// What of [from, from + bytes) is slack of any GuardedMemory, where reading it is a mistake that does not fault; null if nothing is.
+  static const void* slack_in(const void* from, std::size_t bytes);
   /// An error message if the slack of any GuardedMemory has been written, else empty.
   static std::string damage();
 
