@@ -64,6 +64,8 @@ for stage in "${stages[@]}"; do
       done
       beside 500 "$stage.windows" env CONVT_GEMM_PLANS=windows compute-sanitizer --tool "$stage" --error-exitcode 9 "$binaries/convt_gemm_cuda_tests" \
         --gtest_brief=1 --gtest_filter='LongRows*:ShiftedRows*:Planes*'
+      beside 500 "$stage.columns" env CONVT_GEMM_PLANS=direct_columns compute-sanitizer --tool "$stage" --error-exitcode 9 "$binaries/convt_gemm_cuda_tests" \
+        --gtest_brief=1 --gtest_filter='FewColumns*'
       wait_for_all
       ;;
     *)

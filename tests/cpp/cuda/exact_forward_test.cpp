@@ -144,6 +144,19 @@ INSTANTIATE_TEST_SUITE_P(
                       NamedProblem{"depthwise_four_vectors", make_problem(2, 64, 64, {{2100, 4, 2, 1}}, 64, true)}),
     ProblemName());
 
+/// What the column kernels are for: rows that begin anywhere in 16 bytes and end with x inside of them, chunks of channels that are full and not, rings that go round,
+/// one block of columns and two, short rows, whose warps share the channels, more blocks than there is room for at once.
+INSTANTIATE_TEST_SUITE_P(
+    FewColumns, ExactCase,
+    ::testing::Values(NamedProblem{"many_channels", make_problem(2, 512, 1, {{1001, 16, 8, 8}})},
+                      NamedProblem{"odd_channels", make_problem(3, 333, 2, {{517, 5, 3, 1, 1}}, 1, true)},
+                      NamedProblem{"two_blocks_of_columns", make_problem(1, 140, 2, {{999, 16, 8, 4}}, 1, true)},
+                      NamedProblem{"groups", make_problem(2, 150, 6, {{301, 7, 2, 3}}, 3, true)},
+                      NamedProblem{"short_rows", make_problem(5, 400, 3, {{11, 4, 2, 1}}, 1, true)},
+                      NamedProblem{"many_blocks", make_problem(60, 24, 1, {{1027, 16, 8, 4}})},
+                      NamedProblem{"planes", make_problem(2, 66, 1, {{9, 2, 2}, {133, 2, 2}}, 1, true)}),
+    ProblemName());
+
 /// The same with axes before the last: residues and taps of those, rows of y that begin anywhere, positions of all axes in one row, odd numbers of them too.
 INSTANTIATE_TEST_SUITE_P(
     Planes, ExactCase,
