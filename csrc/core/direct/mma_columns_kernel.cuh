@@ -33,8 +33,8 @@ struct MmaColumns {
 
   using Sums = float[kBlocks][kColumnGroups][4];
 
-  /// A lane's part of the 16 x 16 weights of a product, see gpu::warp_multiply: columns first_column and first_column + 8. Word k of depth is the
-  /// channels `row(k)` and row(k) + 8 of a chunk: rows of x that begin as late as each other.
+  /// A lane's part of the 16 x 16 weights of a product, see gpu::warp_multiply: columns first_column and first_column + 8, words of depth row(0) and row(1). Word k is
+  /// the channels k and k + 8 of a chunk, whose rows of x begin as late as each other.
   struct Lane {
     int first_column, word;
     __device__ __forceinline__ explicit Lane(int lane) : first_column(lane / 4), word(lane % 4) {}

@@ -111,7 +111,8 @@ std::vector<NamedProblem> column_problems() {
       const std::int64_t channels = 9 + 8 * rest, kernel = 3 + 2 * rest;
       const Axis axis{input, kernel, 1 + rest, std::min(kernel / 3, input)};
       all.push_back({"rows_of_" + std::to_string(input), make_problem(2, channels, 1, {axis}, 1, rest % 2 == 0)});
-      all.push_back({"groups_of_rows_of_" + std::to_string(input), make_problem(2, 2 * (channels + 1), 4, {{input, std::min<std::int64_t>(kernel, 16), 1 + rest, std::min(kernel / 2, input)}}, 2, true)});
+      all.push_back({"groups_of_rows_of_" + std::to_string(input),
+                     make_problem(2, 2 * (channels + 1), 4, {{input, std::min<std::int64_t>(kernel, 16), 1 + rest, std::min(kernel / 2, input)}}, 2, true)});
     }
   }
   const std::vector<NamedProblem> more = {
