@@ -15,7 +15,7 @@ template <class T>
 cudaError_t launch(const Problem& problem, const Plan& plan, const Tensors& tensors, cudaStream_t stream) {
   if (plan.instance == kColumnsInstance) return direct::launch_columns<T>(problem, tensors, stream);
   if (plan.instance == kStreamedInstance) return direct::launch_streamed<T>(problem, tensors, stream);
-  if constexpr (sizeof(T) == 2) {
+  if constexpr (sizeof(T) <= 4) {
     if (plan.instance == kMmaColumnsInstance) return direct::launch_mma_columns<T>(problem, tensors, stream);
   }
   return direct::launch<T>(problem, tensors, stream);

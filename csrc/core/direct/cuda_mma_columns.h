@@ -8,7 +8,7 @@
 namespace convt_gemm {
 namespace direct {
 
-/// Enqueues the kernel of a problem that satisfies mma_columns_serve(). `T` is its dtype, BFloat16 or Float16: cuda_mma_columns_<dtype>.cu.
+/// Enqueues the kernel of a problem that satisfies mma_columns_serve(). `T` is its dtype, BFloat16, Float16 or float: cuda_mma_columns_<dtype>.cu.
 template <class T>
 cudaError_t launch_mma_columns(const Problem& problem, const Tensors& tensors, cudaStream_t stream);
 

@@ -1,5 +1,5 @@
 #pragma once
-// Columns by tensor cores, for 16-bit types. plan/direct_columns.h says what a column and a tile are, plan/mma_columns.h what a chunk and a stage. A block:
+// Columns by tensor cores, for 16-bit types and float32 as TF32. plan/direct_columns.h says what a column and a tile are, plan/mma_columns.h what a chunk and a stage. A block:
 //
 //   load      one lane of each loading warp has rows of x copied to a ring of stages by the copy engine (mma_columns_rows.cuh)
 //   weights   the multiplying warps put the group's weights into shared memory meanwhile, in the order in which products read them
@@ -27,14 +27,17 @@ struct MmaColumns {
   using T = T_;
   static constexpr int kBlocks = kBlocks_;
   using Scalar = Columns<T, kBlocks * kMmaColumns, false>;  ///< the kernel that has finish() and the tiles
-  static constexpr gpu::Words kWords = std::is_same_v<T, BFloat16> ? gpu::Words::bfloat16 : gpu::Words::float16;
+  static constexpr gpu::Words kWords = std::is_same_v<T, float> ? gpu::Words::tf32 : std::is_same_v<T, BFloat16> ? gpu::Words::bfloat16 : gpu::Words::float16;
+  static constexpr int kSteps = int(sizeof(T)) / 2;  ///< products of a chunk, one after the other
+  static_assert(kMmaChannels == 16, "eight words of depth, of two channels or one, for each step");
   static constexpr int kColumnGroups = kMmaSlice / 8;  ///< products of a warp for a chunk, of eight positions each
   static constexpr int kMultiplyingBarrier = 1;        ///< of the warps that multiply
 
+  using Bits = std::conditional_t<kSteps == 1, std::uint16_t, std::uint32_t>;
   using Sums = float[kBlocks][kColumnGroups][4];
 
-  /// A lane's part of the 16 x 16 weights of a product, see gpu::warp_multiply: columns first_column and first_column + 8, words of depth row(0) and row(1). Word k is
-  /// the channels k and k + 8 of a chunk, whose rows of x begin as late as each other.
+  /// A lane's part of the weights of a product, see gpu::warp_multiply: columns first_column and first_column + 8, words of depth row(0) and row(1). Word k is
+  /// the channels k and k + 8 of a chunk, in TF32 one of them for each step. Their rows of x begin as late as each other.
   struct Lane {
     int first_column, word;
     __device__ __forceinline__ explicit Lane(int lane) : first_column(lane / 4), word(lane % 4) {}
@@ -74,32 +77,39 @@ struct MmaColumns {
     Scalar::template finish<Access>(p, block, columns, static_cast<const T*>(params.bias), static_cast<T*>(params.output), thread, parked);
   }
 
-  /// A lane's 16 bytes of each product's weights lie together, [chunk][block of columns][lane]. Zeros stand for channels and columns that there are not.
+  /// A lane's 16 bytes of each product's weights lie together, [chunk][block of columns][step][lane]. Zeros stand for channels and columns that there are not.
   static __device__ __forceinline__ void stage_weights(const MmaColumnParams& params, const typename Scalar::Block& block, uint4* weights, int warp, Lane lane) {
     constexpr int kTogether = 4;  // so that their latencies overlap
     const ColumnParams& p = params.columns;
-    const int warps = p.slices * p.splits, products = params.chunks * kBlocks;
-    const auto* const group = reinterpret_cast<const std::uint16_t*>(params.weight) + std::int64_t{block.group} * p.group_in_channels * p.columns;
+    const int warps = p.slices * p.splits, products = params.chunks * kBlocks * kSteps;
+    const auto* const group = static_cast<const Bits*>(params.weight) + std::int64_t{block.group} * p.group_in_channels * p.columns;
     uint4* const to = weights + (lane.first_column * 4 + lane.word);
 #pragma unroll 1
     for (int first = warp; first < products; first += kTogether * warps) {
-      std::uint32_t low[kTogether][4], high[kTogether][4];
+      std::uint32_t low[kTogether][4], high[kTogether][4];  // high: of 16-bit types
 #pragma unroll
       for (int q = 0; q < kTogether; ++q) {
         const int product = first + q * warps;
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          const int channel = product / kBlocks * kMmaChannels + lane.row(i / 2), column = product % kBlocks * kMmaColumns + lane.first_column + 8 * (i % 2);
+          const int channel = product / (kBlocks * kSteps) * kMmaChannels + product % kSteps * 8 + lane.row(i / 2);
+          const int column = product / kSteps % kBlocks * kMmaColumns + lane.first_column + 8 * (i % 2);
           const bool there = column < p.columns;
-          const std::uint16_t* const from = group + (channel * p.columns + column);
+          const Bits* const from = group + (channel * p.columns + column);
           low[q][i] = gpu::load_or_zero(from, there && channel < p.group_in_channels);
-          high[q][i] = gpu::load_or_zero(from + 8 * p.columns, there && channel + 8 < p.group_in_channels);
+          if constexpr (kSteps == 1) high[q][i] = gpu::load_or_zero(from + 8 * p.columns, there && channel + 8 < p.group_in_channels);
         }
       }
 #pragma unroll
       for (int q = 0; q < kTogether; ++q) {
         if (first + q * warps >= products) break;
-        const auto word = [&](int i) { return low[q][i] | high[q][i] << 16; };
+        const auto word = [&](int i) {
+          if constexpr (kSteps == 1) {
+            return low[q][i] | high[q][i] << 16;
+          } else {
+            return gpu::tf32_operand(__uint_as_float(low[q][i]));
+          }
+        };
         to[(first + q * warps) * kWarpLanes] = make_uint4(word(0), word(1), word(2), word(3));
       }
     }
@@ -114,7 +124,7 @@ struct MmaColumns {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int late = MmaColumnRows<T>::late(p, block, lane.row(half));
-      offset[half] = lane.row(half) * params.row_pitch + 2 * (late + slice * kMmaSlice + lane.first_column);
+      offset[half] = lane.row(half) * params.row_pitch + int(sizeof(T)) * (late + slice * kMmaSlice + lane.first_column);
     }
     const int whole_chunks = p.group_in_channels / kMmaChannels;
     int stage = split, parity = 0, chunk = split;
@@ -127,36 +137,45 @@ struct MmaColumns {
 #pragma unroll 1
     while (chunk < whole_chunks) {
       gpu::barrier_wait(ring.full(stage), parity);
-      multiply_chunk<true>(ring.weights + chunk * kBlocks * kWarpLanes + thread, ring.stage(stage), params.row_pitch, offset, lane, kMmaChannels, sums);
+      multiply_chunk<true>(ring.weights + chunk * kBlocks * kSteps * kWarpLanes + thread, ring.stage(stage), params.row_pitch, offset, lane, kMmaChannels, sums);
       advance();
     }
     if (chunk < params.chunks) {
       gpu::barrier_wait(ring.full(stage), parity);
       const int channels = p.group_in_channels - chunk * kMmaChannels;
-      multiply_chunk<false>(ring.weights + chunk * kBlocks * kWarpLanes + thread, ring.stage(stage), params.row_pitch, offset, lane, channels, sums);
+      multiply_chunk<false>(ring.weights + chunk * kBlocks * kSteps * kWarpLanes + thread, ring.stage(stage), params.row_pitch, offset, lane, channels, sums);
     }
   }
 
   /// kAll: the chunk has all of its channels.
   template <bool kAll>
   static __device__ __forceinline__ void multiply_chunk(const uint4* weights, const unsigned char* x, int row_pitch, const int (&offset)[2], Lane lane, int channels, Sums& sums) {
-    std::uint32_t operand[kBlocks][4];
+    std::uint32_t operand[kBlocks * kSteps][4];
 #pragma unroll
-    for (int b = 0; b < kBlocks; ++b) {
+    for (int b = 0; b < kBlocks * kSteps; ++b) {
       const uint4 words = weights[b * kWarpLanes];
       operand[b][0] = words.x, operand[b][1] = words.y, operand[b][2] = words.z, operand[b][3] = words.w;
     }
     const auto at = [&](int half, int further, int n) -> std::uint32_t {
       if (!kAll && lane.row(half) + further >= channels) return 0;
-      return *reinterpret_cast<const std::uint16_t*>(x + offset[half] + further * row_pitch + n * 16);
+      return *reinterpret_cast<const Bits*>(x + offset[half] + further * row_pitch + n * 8 * int(sizeof(T)));
     };
 #pragma unroll
     for (int n = 0; n < kColumnGroups; ++n) {
-      std::uint32_t word[2];
 #pragma unroll
-      for (int half = 0; half < 2; ++half) word[half] = __byte_perm(at(half, 0, n), at(half, 8, n), 0x5410);
+      for (int step = 0; step < kSteps; ++step) {
+        std::uint32_t word[2];
 #pragma unroll
-      for (int b = 0; b < kBlocks; ++b) gpu::warp_multiply<kWords>(sums[b][n], operand[b], word[0], word[1]);
+        for (int half = 0; half < 2; ++half) {
+          if constexpr (kSteps == 1) {
+            word[half] = __byte_perm(at(half, 0, n), at(half, 8, n), 0x5410);
+          } else {
+            word[half] = gpu::tf32_operand(__uint_as_float(at(half, 8 * step, n)));
+          }
+        }
+#pragma unroll
+        for (int b = 0; b < kBlocks; ++b) gpu::warp_multiply<kWords>(sums[b][n], operand[b * kSteps + step], word[0], word[1]);
+      }
     }
   }
 

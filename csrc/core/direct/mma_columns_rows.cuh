@@ -1,6 +1,6 @@
 #pragma once
 // How mma_columns_kernel.cuh brings x to shared memory: a ring of stages, and rows that begin anywhere. The copy engine takes whole 16 bytes only, so it brings each row
-// from those on that its first element is in. In its stage the row begins up to 7 elements late, and who multiplies reads it from there.
+// from those on that its first element is in. In its stage the row begins up to 7 elements (3 of float32) late, and who multiplies reads it from there.
 #include <cstdint>
 
 #include "direct/columns_kernel.cuh"
@@ -54,16 +54,17 @@ class MmaColumnRows {
         length_((block.tile_end - block.tile_begin) * kElement),
         last_(down(params.input_bytes)) {}
 
-  /// Elements that row `row` of a chunk begins late: the same in all chunks, and in row + 8, since eight elements are a unit.
+  /// Elements that row `row` of a chunk begins late: the same in all chunks, and in row + 8 (and row + 4 of float32), since so many elements are whole units.
   template <class Block>
   static __device__ __forceinline__ int late(const ColumnParams& p, const Block& block, int row) {
     const unsigned elements = static_cast<unsigned>(block.input_row) + static_cast<unsigned>(block.tile_begin) + static_cast<unsigned>(row) * static_cast<unsigned>(p.input_positions);
     return static_cast<int>(elements % (kUnit / kElement));
   }
 
-  /// Asks for what the stages hold at first.
+  /// Asks for what the first stages hold at first.
   __device__ __forceinline__ void prefetch() const {
-    const int chunks = params_.chunks < params_.stages ? params_.chunks : params_.stages, all = params_.columns.group_in_channels;
+    constexpr int kChunks = kPrefetchedMmaStages;
+    const int stages = params_.stages < kChunks ? params_.stages : kChunks, chunks = params_.chunks < stages ? params_.chunks : stages, all = params_.columns.group_in_channels;
     const int channels = chunks * kMmaChannels < all ? chunks * kMmaChannels : all;
     std::int64_t at = first_;
 #pragma unroll 1
@@ -72,7 +73,7 @@ class MmaColumnRows {
 
   __device__ __forceinline__ void load() const {
     const int safe = safe_chunks();
-    // Rows of a chunk begin as late as those of the other chunks, and as the ones eight further on.
+    // Rows of a chunk begin as late as those of the other chunks, and as the ones eight (four) further on.
     std::int64_t begin[kPeriod];
     unsigned bytes[kPeriod];
 #pragma unroll
@@ -115,7 +116,7 @@ class MmaColumnRows {
   static __device__ __forceinline__ std::int64_t down(std::int64_t at) { return at & ~std::int64_t{kUnit - 1}; }
   static __device__ __forceinline__ std::int64_t up(std::int64_t at) { return down(at + kUnit - 1); }
 
-  /// Chunks whose channels are all there, and whose whole 16 bytes are. x may end with a part of 16 bytes, in which no more than the last 8 rows of it end.
+  /// Chunks whose channels are all there, and whose whole 16 bytes are. x may end with a part of 16 bytes, in which no more than the last 8 rows (4 of float32) of it end.
   __device__ __forceinline__ int safe_chunks() const {
     const int channels = params_.columns.group_in_channels, whole = channels / kMmaChannels;
     const bool inside = first_ + (channels - 1 - loader_) * row_bytes_ + length_ <= last_;

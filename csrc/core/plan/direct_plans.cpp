@@ -54,7 +54,7 @@ constexpr double kStreamBandwidth = 4e12, kBlockBandwidth = 45e9;
 constexpr double kStreamBatch = 0.7e-6;  // seconds that a thread waits for two batches of rows
 constexpr double kStreamEnds = 1.2e-6;
 // The same with tensor cores: not measured yet, but for the copies (implicit/PERFORMANCE.md).
-constexpr double kCopyCycles = 16;         // of a multiprocessor for a row, however short
+constexpr double kCopyCycles = 8;          // of a multiprocessor for a row, however short
 constexpr double kCopyBandwidth = 36;      // bytes a cycle into a multiprocessor
 constexpr double kMmaReads = 16, kMmaWeightReads = 4;  // of shared memory for a chunk by a warp, and for each 16 columns
 constexpr double kFirstLoads = 1.2e-6;     // seconds: a block's first rows and its weights
@@ -138,7 +138,7 @@ void predict_mma_columns(const Problem& problem, Plan* plan) {
   const double blocks = double(ceil_div(c.blocks, std::int64_t(kMultiprocessors)));  // of a multiprocessor
   const double channels = double(problem.group_in_channels()), positions = std::min(double(c.own + c.reach), double(problem.axes[2].input));
   const double memory = plan->bytes / kBandwidth;
-  const double copies = blocks * channels * std::max(kCopyCycles, 2 * positions / kCopyBandwidth);
+  const double copies = blocks * channels * std::max(kCopyCycles, double(size_of(problem.dtype)) * positions / kCopyBandwidth);
   const double reads = blocks * double(g.chunks) * c.shape.slices * (kMmaReads + kMmaWeightReads * c.columns / direct::kMmaColumns);
   // Blocks that are there at once wait together; the next ones wait while others of theirs work.
   const double rounds = double(ceil_div(std::int64_t(blocks), std::int64_t{direct::resident_mma_blocks(g)}));
@@ -146,12 +146,12 @@ void predict_mma_columns(const Problem& problem, Plan* plan) {
   plan->predicted_seconds = std::max(memory, std::max(copies, reads) / kClock) + rounds * kFirstLoads + exchange + kLaunch;
 }
 
-bool is_served(const Problem& problem, int instance) {
-  switch (instance) {
+bool is_served(const Problem& problem, const Plan& plan) {
+  switch (plan.instance) {
     case kColumnsInstance:
       return direct::columns_serve(problem);
     case kMmaColumnsInstance:
-      return direct::mma_columns_serve(problem);
+      return direct::mma_columns_serve(problem, plan.precision);
     case kStreamedInstance:
       return direct::streamed_serve(problem);
     default:
@@ -207,7 +207,7 @@ void append_direct_plans(const Problem& problem, const DeviceTraits& traits, con
     predict_streamed(problem, &plan);
     plans->push_back(plan);
   }
-  if (fused_plans::runs_on(Family::sm90, traits.compute_capability) && direct::mma_columns_serve(problem)) {
+  if (fused_plans::runs_on(Family::sm90, traits.compute_capability) && direct::mma_columns_serve(problem, plan.precision)) {
     plan.instance = kMmaColumnsInstance;
     predict_mma_columns(problem, &plan);
     plans->push_back(plan);
@@ -222,7 +222,7 @@ Status check_direct_plan(const Problem& problem, const Plan& plan) {
     return Status::invalid("expected a CUDA plan for " + std::string(name_of(problem.dtype)) + ", but got " +
                            plan.name());
   }
-  const bool serves = is_served(problem, plan.instance);
+  const bool serves = is_served(problem, plan);
   if (!serves) {
     return Status::invalid("expected a plan that was made for " + to_string(problem) + ", but got " + plan.name() +
                            " of another problem");

@@ -9,7 +9,6 @@ namespace convt_gemm {
 namespace direct {
 namespace {
 
-constexpr std::int64_t kElement = 2;
 /// Of a block, so that the one of the next kernel finds room beside it: a multiprocessor has 228 KiB, and keeps 1 KiB a block.
 constexpr std::int64_t kMostSharedBytes = 112 << 10;
 constexpr std::int64_t kMostWeightBytes = 48 << 10;
@@ -17,6 +16,8 @@ constexpr std::int64_t kBanks = 32;
 /// A block copies a row of each channel at least, however short: smaller tiles than that of so many slices take no less time.
 constexpr int kFewestSlices = 4;
 constexpr std::int64_t kEnoughBlocks = 100;  // of 132 multiprocessors
+/// Bytes under way that keep memory busy if every multiprocessor has as many. More of them leave less room for the next kernel's blocks.
+constexpr std::int64_t kEnoughBytes = 44 << 10;
 
 std::int64_t padded_columns(const Problem& problem) { return round_up(problem.group_out_channels() * problem.taps(), std::int64_t{kMmaColumns}); }
 
@@ -24,8 +25,9 @@ std::int64_t chunks_of(const Problem& problem) { return ceil_div(problem.group_i
 
 }  // namespace
 
-bool mma_columns_serve(const Problem& problem) {
-  if (size_of(problem.dtype) != kElement || !columns_serve(problem) || frames_serve(problem)) return false;
+bool mma_columns_serve(const Problem& problem, Precision precision) {
+  const bool tensor_cores = size_of(problem.dtype) == 2 || (problem.dtype == DType::float32 && precision == Precision::tf32);
+  if (!tensor_cores || !columns_serve(problem) || frames_serve(problem)) return false;
   const MmaColumnGeometry g = mma_column_geometry(problem, choose_mma_column_shape(problem));
   return g.weight_bytes <= kMostWeightBytes && g.columns.blocks <= std::numeric_limits<std::int32_t>::max();
 }
@@ -42,6 +44,7 @@ ColumnShape choose_mma_column_shape(const Problem& problem) {
 MmaColumnGeometry mma_column_geometry(const Problem& problem, const ColumnShape& shape, std::int64_t most_stages) {
   MmaColumnGeometry g;
   const Axis& last = problem.axes[2];
+  const std::int64_t element = std::int64_t(size_of(problem.dtype));
   const std::int64_t tile = shape.slices * kMmaSlice;
   ColumnGeometry& c = g.columns;
   c.columns = int(padded_columns(problem));
@@ -52,10 +55,12 @@ MmaColumnGeometry mma_column_geometry(const Problem& problem, const ColumnShape&
   c.blocks = problem.batch * problem.groups * problem.axes[0].input * problem.axes[1].input * c.tiles;
   c.pitch = tile + ceil_div(kBanks, last.stride) % kBanks;  // as in column_geometry()
   g.chunks = chunks_of(problem);
-  g.weight_bytes = g.chunks * kMmaChannels * c.columns * kElement;
-  // Rows begin up to 14 bytes late. Four neighbouring rows, which a warp reads together, are a quarter of the banks apart.
-  g.row_pitch = tile * kElement + 32;
-  const std::int64_t room = kMostSharedBytes - kMmaBarrierBytes - std::min(g.weight_bytes, kMostWeightBytes), each = shape.splits * g.stage_bytes();
+  g.weight_bytes = g.chunks * kMmaChannels * c.columns * element;
+  // Rows begin less than 16 bytes late. Four neighbouring rows, which a warp reads together, are a quarter of the banks apart.
+  g.row_pitch = tile * element + 32;
+  const std::int64_t each = shape.splits * g.stage_bytes();
+  std::int64_t room = kMostSharedBytes - kMmaBarrierBytes - std::min(g.weight_bytes, kMostWeightBytes);
+  if (c.blocks >= kEnoughBlocks) room = std::min(room, round_up(kEnoughBytes, each));
   const std::int64_t of_split = std::min({ceil_div(g.chunks, std::int64_t{shape.splits}), room / each, most_stages / shape.splits});
   g.stages = shape.splits * std::max<std::int64_t>(of_split, 1);
   c.shared_bytes = 4 * shape.splits * c.columns * c.pitch;

@@ -3,6 +3,7 @@
 // differs is how a block reads x: a ring of stages in shared memory, each of which takes a chunk of channels at the tile's positions.
 #include <cstdint>
 
+#include "convt_gemm/plan.h"
 #include "plan/direct_columns.h"
 
 namespace convt_gemm {
@@ -10,10 +11,11 @@ namespace direct {
 
 inline constexpr int kMmaWarps = 8;      ///< that multiply, of a block, at most
 inline constexpr int kMmaLoaders = 4;    ///< warps that bring x, one lane each: they share a chunk's rows
-inline constexpr int kMmaChannels = 16;  ///< of a chunk, which is as deep as a product
+inline constexpr int kMmaChannels = 16;  ///< of a chunk: one product deep in 16-bit types, two in TF32
 inline constexpr int kMmaColumns = 16;   ///< of a product; a kernel has one or two
 inline constexpr int kMmaSlice = 32;     ///< positions of a warp
 inline constexpr int kMostMmaStages = 32;
+inline constexpr int kPrefetchedMmaStages = 4;  ///< that a block asks for before it waits for the kernel ahead: more take longer than that
 inline constexpr int kMmaBarrierBytes = 2 * kMostMmaStages * 8;
 
 /// Shared memory is [barriers, weights, stages]; the columns of every split come where the stages were.
@@ -30,9 +32,9 @@ struct MmaColumnGeometry {
   int threads() const { return multiplying_threads() + kMmaLoaders * kWarpLanes; }
 };
 
-/// Whether the kernel takes the problem: bfloat16 or float16; what the column kernel takes, but no frames (those have a kernel of their own); weights of a group that
-/// leave shared memory to the stages.
-bool mma_columns_serve(const Problem& problem);
+/// Whether the kernel takes the problem: 16-bit types, and float32 as TF32; what the column kernel takes, but no frames (those have a kernel of their own); weights of
+/// a group that leave shared memory to the stages.
+bool mma_columns_serve(const Problem& problem, Precision precision);
 
 /// The problem must satisfy mma_columns_serve().
 ColumnShape choose_mma_column_shape(const Problem& problem);

@@ -111,7 +111,7 @@ Status parse_precision(std::string_view name, Precision* precision) {
 
 std::string Plan::name() const {
   if (algorithm == Algorithm::direct) {
-    return direct_prefix(instance) + std::string(name_of(dtype));
+    return direct_prefix(instance) + std::string(instance == kMmaColumnsInstance && precision != Precision::ieee ? name_of(precision) : name_of(dtype));
   }
   if (algorithm == Algorithm::implicit_gemm && is_transposed(instance)) {
     return std::string("implicit_gemm_") + transposed_instance(instance).name + "_" + tile() + "_splits" + std::to_string(splits);

@@ -68,7 +68,7 @@ TEST(DirectPlans, NameTheirKernel) {
       Problem problem = few_outputs();
       problem.dtype = dtype;
       const std::vector<Plan> plans = direct_plans(problem, precision);
-      const std::size_t of_tensor_cores = size_of(dtype) == 2;
+      const std::size_t of_tensor_cores = size_of(dtype) == 2 || (dtype == DType::float32 && precision == Precision::tf32);
       ASSERT_EQ(plans.size(), 1u + of_tensor_cores) << "1024 terms";
       const Plan& plan = plans[0];
       EXPECT_EQ(plan.instance, kColumnsInstance);
@@ -88,14 +88,15 @@ TEST(DirectPlans, NameTheirKernel) {
   }
 }
 
-/// Columns by tensor cores are a plan of its own, for 16-bit types on the GPUs that have its copies.
+/// Columns by tensor cores are a plan of its own, for 16-bit types and TF32 on the GPUs that have its copies.
 TEST(DirectPlans, MultiplyColumnsByTensorCores) {
-  for (DType dtype : {DType::bfloat16, DType::float16}) {
+  for (DType dtype : {DType::bfloat16, DType::float16, DType::float32}) {
     Problem problem = few_outputs();
     problem.dtype = dtype;
-    const Plan plan = direct_plans(problem).back();
+    const Precision precision = dtype == DType::float32 ? Precision::tf32 : Precision::ieee;
+    const Plan plan = direct_plans(problem, precision).back();
     EXPECT_EQ(plan.instance, kMmaColumnsInstance);
-    EXPECT_EQ(plan.name(), std::string("direct_columns_mma_") + name_of(dtype));
+    EXPECT_EQ(plan.name(), std::string("direct_columns_mma_") + (dtype == DType::float32 ? "tf32" : name_of(dtype)));
     EXPECT_EQ(plan.dtype, dtype);
     EXPECT_EQ(plan.workspace_bytes, 0u);
     EXPECT_EQ(plan.piece.batch, problem.batch);
@@ -103,12 +104,16 @@ TEST(DirectPlans, MultiplyColumnsByTensorCores) {
     for (int compute_capability : {80, 89, 100}) {
       DeviceTraits traits = cuda();
       traits.compute_capability = compute_capability;
-      const std::vector<Plan> others = direct_plans(problem, Precision::ieee, traits);
+      const std::vector<Plan> others = direct_plans(problem, precision, traits);
       ASSERT_EQ(others.size(), 1u) << compute_capability;
       EXPECT_EQ(others[0].instance, kColumnsInstance);
     }
-    problem.dtype = DType::float32;
+    problem.dtype = DType::float64;
     EXPECT_FALSE(check_direct_plan(problem, plan).ok());
+    Plan exact = plan;
+    exact.dtype = problem.dtype = DType::float32;
+    exact.precision = Precision::ieee;
+    EXPECT_FALSE(check_direct_plan(problem, exact).ok()) << "not what float32 means";
     problem = make_problem(1, 11, 1, {{48001, 20, 5}});
     problem.dtype = dtype;
     EXPECT_FALSE(check_direct_plan(problem, plan).ok()) << "frames";
@@ -223,8 +228,9 @@ TEST(DirectPlans, SumColumnsOfFewOutputChannels) {
       Plan best;
       ASSERT_TRUE(choose_plan(problem, cuda(), options, &best).ok());
       // Many channels and few blocks are what tensor cores are for.
-      const bool tensor_cores = dtype == DType::bfloat16 && problem.in_channels > 64;
-      EXPECT_EQ(best.name(), std::string(tensor_cores ? "direct_columns_mma_" : "direct_columns_") + name_of(dtype)) << name;
+      const bool tensor_cores = problem.in_channels > 64;
+      const std::string expected = tensor_cores ? std::string("direct_columns_mma_") + (dtype == DType::float32 ? "tf32" : name_of(dtype)) : std::string("direct_columns_") + name_of(dtype);
+      EXPECT_EQ(best.name(), expected) << name;
       EXPECT_GE(best.predicted_seconds, best.bytes / 4.28e12);
     }
   }

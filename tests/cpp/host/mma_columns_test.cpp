@@ -12,8 +12,9 @@ namespace convt_gemm::testing {
 namespace {
 
 using direct::ColumnShape;
-using direct::mma_columns_serve;
 using direct::MmaColumnGeometry;
+
+bool mma_columns_serve(const Problem& problem, Precision precision = Precision::tf32) { return direct::mma_columns_serve(problem, precision); }
 
 Problem half(Problem problem, DType dtype = DType::bfloat16) {
   problem.dtype = dtype;
@@ -24,7 +25,9 @@ TEST(MmaColumns, ServeWhatTheyAreFor) {
   const Problem decoder = make_problem(8, 512, 1, {{4001, 16, 8, 8}});
   EXPECT_TRUE(mma_columns_serve(half(decoder)));
   EXPECT_TRUE(mma_columns_serve(half(decoder, DType::float16)));
-  EXPECT_FALSE(mma_columns_serve(half(decoder, DType::float32)));
+  EXPECT_TRUE(mma_columns_serve(half(decoder, DType::float32)));
+  EXPECT_FALSE(mma_columns_serve(half(decoder, DType::float32), Precision::ieee));
+  EXPECT_FALSE(mma_columns_serve(half(decoder, DType::float32), Precision::tf32x3));
   EXPECT_FALSE(mma_columns_serve(half(decoder, DType::float64)));
   EXPECT_TRUE(mma_columns_serve(half(make_problem(1, 16, 8, {{300, 4, 2, 1}}, 1, true))));
   EXPECT_TRUE(mma_columns_serve(half(make_problem(16, 64, 1, {{320, 2, 2}, {320, 2, 2}}, 1, true))));
@@ -41,7 +44,8 @@ TEST(MmaColumns, ServeWhatTheyAreFor) {
 /// Whatever the shape, also of problems that leave little room for stages.
 TEST(MmaColumns, KeepWithinABlocksLimits) {
   for (const Problem& problem : {half(make_problem(8, 512, 1, {{4001, 16, 8, 8}})), half(make_problem(1, 1536, 1, {{3000, 16, 1}})), half(make_problem(2, 768, 2, {{3000, 16, 2}})),
-                                 half(make_problem(1, 16, 8, {{110208, 4, 2, 1}})), half(make_problem(16, 64, 1, {{320, 2, 2}, {320, 2, 2}})), half(make_problem(1, 3, 1, {{5, 3, 1}}))}) {
+                                 half(make_problem(1, 16, 8, {{110208, 4, 2, 1}})), half(make_problem(16, 64, 1, {{320, 2, 2}, {320, 2, 2}})), half(make_problem(1, 3, 1, {{5, 3, 1}})),
+                                 half(make_problem(8, 512, 1, {{4001, 16, 8, 8}}), DType::float32), half(make_problem(1, 768, 1, {{3000, 16, 1}}), DType::float32)}) {
     for (int slices = 1; slices <= direct::kMmaWarps; ++slices) {
       for (int splits = 1; splits * slices <= direct::kMmaWarps; ++splits) {
         const MmaColumnGeometry g = direct::mma_column_geometry(problem, {slices, splits});
@@ -52,7 +56,7 @@ TEST(MmaColumns, KeepWithinABlocksLimits) {
         EXPECT_LE(g.stages, direct::kMostMmaStages);
         EXPECT_EQ(g.stages % splits, 0) << "a stage would be two splits' in turn";
         EXPECT_EQ(g.row_pitch % 64, 32) << "neighbouring rows meet in banks";
-        EXPECT_GE(g.row_pitch, 2 * slices * direct::kMmaSlice + 16) << "a row that begins late";
+        EXPECT_GE(g.row_pitch, std::int64_t(size_of(problem.dtype)) * slices * direct::kMmaSlice + 16) << "a row that begins late";
         EXPECT_GE(g.columns.tiles * g.columns.own, problem.axes[2].input);
         EXPECT_LT((g.columns.tiles - 1) * g.columns.own, problem.axes[2].input);
       }
@@ -67,7 +71,8 @@ TEST(MmaColumns, FillTheGpuInOneWave) {
   EXPECT_EQ(shape.splits, 1);
   const MmaColumnGeometry g = direct::mma_column_geometry(problem, shape);
   EXPECT_EQ(g.columns.blocks, 128);
-  EXPECT_GE(g.stages * g.stage_bytes(), 80 << 10) << "bytes on their way to a multiprocessor";
+  EXPECT_GE(g.stages * g.stage_bytes(), 40 << 10) << "bytes on their way to a multiprocessor";
+  EXPECT_LE(g.stages * g.stage_bytes(), 60 << 10) << "room for the next kernel's blocks";
 }
 
 /// Rows that need several tiles have tiles of nearly equal size.

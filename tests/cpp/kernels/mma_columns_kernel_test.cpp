@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <memory>
 #include <random>
 #include <set>
@@ -27,7 +28,7 @@ namespace {
 using direct::ColumnShape;
 using direct::MmaColumnGeometry;
 
-constexpr DType kDTypes[] = {DType::bfloat16, DType::float16};
+constexpr DType kDTypes[] = {DType::float32, DType::bfloat16, DType::float16};
 
 /// Outputs are NaN of all bits until they are written.
 struct GlobalMemory {
@@ -38,7 +39,8 @@ struct GlobalMemory {
   }
   template <class T>
   static void store(T* to, T value) {
-    written_twice += to->bits != 0xffff;
+    const std::uint32_t unwritten = 0xffffffffu;
+    written_twice += std::memcmp(to, &unwritten, sizeof(T)) != 0;
     *to = value;
   }
 };
@@ -67,6 +69,7 @@ Bytes run_as(const Problem& problem, const Operands& operands, const Way& way) {
 }
 
 Bytes run(const Problem& problem, const Operands& operands, const Way& way) {
+  if (problem.dtype == DType::float32) return run_as<float>(problem, operands, way);
   return problem.dtype == DType::bfloat16 ? run_as<BFloat16>(problem, operands, way) : run_as<Float16>(problem, operands, way);
 }
 
@@ -96,7 +99,7 @@ std::vector<NamedProblem> served(std::vector<NamedProblem> all) {
   const auto refused = [](const NamedProblem& named) {
     Problem problem = named.problem;
     problem.dtype = DType::bfloat16;
-    return problem.batch == 0 || !direct::mma_columns_serve(problem);
+    return problem.batch == 0 || !direct::mma_columns_serve(problem, Precision::tf32);
   };
   all.erase(std::remove_if(all.begin(), all.end(), refused), all.end());
   return all;
@@ -146,7 +149,7 @@ TEST(MmaColumnProblems, AreServed) {
     Problem problem = named.problem;
     for (DType dtype : kDTypes) {
       problem.dtype = dtype;
-      EXPECT_TRUE(direct::mma_columns_serve(problem)) << named.name << ": " << to_string(problem);
+      EXPECT_TRUE(direct::mma_columns_serve(problem, Precision::tf32)) << named.name << ": " << to_string(problem);
     }
   }
 }
@@ -176,7 +179,7 @@ Problem random_problem(std::mt19937_64* random) {
     problem.in_channels = problem.groups * one_of({2, 3, 8, 11, 16, 17, 40, 64, 100});
     problem.out_channels = problem.groups * one_of({1, 1, 1, 2, 3, 5, 8});
     problem.bias = below(2) == 0;
-    problem.dtype = kDTypes[below(2)];
+    problem.dtype = kDTypes[below(3)];
     for (int i = 0; i < problem.rank; ++i) {
       Axis& axis = problem.axis(i);
       const bool last = i + 1 == problem.rank;
@@ -189,7 +192,7 @@ Problem random_problem(std::mt19937_64* random) {
     }
     const double products = double(problem.batch * problem.input_positions()) * double(problem.weight_elements());
     const double blocks = double(problem.batch * problem.groups * problem.axes[0].input * problem.axes[1].input);
-    if (validate(problem).ok() && problem.output_elements() < 30000 && products < 1e6 && blocks < 30 && direct::mma_columns_serve(problem)) return problem;
+    if (validate(problem).ok() && problem.output_elements() < 30000 && products < 1e6 && blocks < 30 && direct::mma_columns_serve(problem, Precision::tf32)) return problem;
   }
 }
 
