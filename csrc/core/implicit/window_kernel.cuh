@@ -5,6 +5,7 @@
 #include "implicit/window_params.cuh"
 #include "implicit/window_planes.cuh"
 #include "implicit/window_rows.cuh"
+#include "implicit/window_shifted_store.cuh"
 #include "implicit/window_store.cuh"
 
 namespace convt_gemm::implicit {
@@ -217,7 +218,7 @@ __device__ __forceinline__ void implicit_gemm_windows(const WindowParams& params
       WindowMultiply<C>{g, shared, ring, thread, {g, inputs.position, inputs.sample_and_group}}.run(sums);
       if (g.in_turn && first) gpu::barrier_arrive(shared.multiplied(shared.team));
       const Tile tile = tile_of(g, number);
-      WindowStore<C>{p, tile, TileRows::of<C>(g, tile, 0), biases, runs, warpgroup, thread, 0, {}}.run(sums[0]);
+      StoreOf<C>{p, tile, TileRows::of<C>(g, tile, 0), biases, runs, warpgroup, thread, 0, {}}.run(sums[0]);
       if constexpr (C::kWindow.lines == 2) {
         unsigned char* const further_runs = runs == nullptr ? nullptr : runs + WindowStore<C>::kRunsBytes;
         WindowStore<C>{p, tile, TileRows::of<C>(g, tile, 1), biases, further_runs, warpgroup, thread, 1, {}}.run(sums[1]);
@@ -228,6 +229,18 @@ __device__ __forceinline__ void implicit_gemm_windows(const WindowParams& params
       return;
     }
   }
+}
+
+/// Calls `use` with the configuration of the kernel for the geometry's rows.
+template <class C, class Use>
+auto with_kernel_of(const ImplicitGeometry& g, const Use& use) {
+  if constexpr (C::kTile.has_kernel_of_any_place(C::kSplit)) {
+    if (g.any_place) return g.vector_rows ? use(WithAnyPlace<C>{}) : use(WithAnyPlace<WithShiftedRows<C>>{});
+  }
+  if constexpr (C::kWindow.lines == 1) {  // tiles of several lines have outer axes, whose rows are whole vectors
+    if (!g.vector_rows) return use(WithShiftedRows<C>{});
+  }
+  return use(C{});
 }
 
 }  // namespace convt_gemm::implicit

@@ -46,7 +46,7 @@ Status make_x_map(const ImplicitGeometry& g, const void* x, CUtensorMap* map) {
   return {};
 }
 
-/// `C` is that of the kernel, see WithShiftedRows.
+/// `C` is that of the kernel, see with_kernel_of.
 template <class C>
 Status launch_kernel(const Params& p, void* workspace, cudaStream_t stream) {
   const auto kernel = implicit_gemm_windows_kernel<C>;
@@ -67,10 +67,7 @@ Status launch_kernel(const Params& p, void* workspace, cudaStream_t stream) {
 
 template <class C>
 Status launch_windows(const Params& p, void* workspace, cudaStream_t stream) {
-  if constexpr (C::kWindow.lines == 1) {  // tiles of several lines have outer axes, whose rows are whole vectors
-    if (!p.g.vector_rows) return launch_kernel<WithShiftedRows<C>>(p, workspace, stream);
-  }
-  return launch_kernel<C>(p, workspace, stream);
+  return with_kernel_of<C>(p.g, [&](auto config) { return launch_kernel<decltype(config)>(p, workspace, stream); });
 }
 
 }  // namespace convt_gemm::implicit

@@ -74,7 +74,7 @@ struct WindowStore {
     if (gpu::elect()) gpu::bulk_store_wait<0>();
   }
 
- private:
+ protected:  // of ShiftedStore too
   /// Of the tile, in its row of x.
   __device__ __forceinline__ int first_position() const { return (tile.row - p.g.sample_tiles.quotient(tile.row) * p.g.sample_tiles.divisor()) * p.g.tile_rows; }
   /// The first output of a position, as an index into its row of y, in which it may not lie.
@@ -313,9 +313,9 @@ struct WindowStore {
 
   /// Eight neighbouring lanes have 24 fours of a line, each three one after the other. Afterwards lane i of them has number i, i + 8 and i + 16, so that they
   /// store side by side. Number 3 lane + k goes to lane (3 lane + k) modulo 8, which is another one for each lane: three shuffles, one for each k. What lane
-  /// i gets there is number i + 8 four, of which k is (i - four) modulo 3.
-  __device__ __forceinline__ void exchange(Four (&fours)[3]) const {
-    const int lane = thread % 32 / 4;
+  /// i gets there is number i + 8 four, of which k is (i - four) modulo 3. A lane that is `turned` by one has the last of them first.
+  __device__ __forceinline__ void exchange(Four (&fours)[3], int turned = 0) const {
+    const int lane = thread % 32 / 4, rest = (lane + turned) % 3;
     Four received[3];
 #pragma unroll
     for (int k = 0; k < 3; ++k) {
@@ -327,7 +327,7 @@ struct WindowStore {
     for (int four = 0; four < 3; ++four) {
 #pragma unroll
       for (int i = 0; i < int(sizeof(Element)); ++i) {
-        fours[four][i] = lane % 3 == four ? received[0][i] : lane % 3 == (four + 1) % 3 ? received[1][i] : received[2][i];
+        fours[four][i] = rest == four ? received[0][i] : rest == (four + 1) % 3 ? received[1][i] : received[2][i];
       }
     }
   }

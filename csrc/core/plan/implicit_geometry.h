@@ -84,6 +84,8 @@ struct Window {
   // next. What lanes write at a time is then in different banks.
   constexpr int run_bytes(int rows, int element) const { return rows * outputs() * element; }
   constexpr int run_pitch(int rows, int element) const { return run_bytes(rows, element) + (form == Form::pairs ? 32 : 16); }
+  /// Bytes of the sums with which a team's second warp and those after it begin, see ShiftedStore: three of each of the tile's out channels, with room for a fourth.
+  constexpr int heads_bytes(int columns) const { return (kWarpgroup / 32 - 1) * (columns / channel_columns()) * 4 * int(sizeof(float)); }
 };
 
 /// Bytes that rows have more in shared memory where they begin up to 15 late: also so many that lanes which read words of different rows use different banks.
@@ -108,6 +110,8 @@ struct ImplicitTile {
   constexpr bool serves_any_rows(bool split) const {
     return window.channel_sets() == 1 && window.form != Form::thirds && window.taps <= 3 && (window.form != Form::halves || (columns >= 64 && !split));
   }
+  /// Windows of one axis: where the above is false, a kernel of its own has rows of y begin anywhere, so that the one of other rows does without the code.
+  constexpr bool has_kernel_of_any_place(bool split) const { return !serves_any_rows(split) && window.form == Form::thirds; }
   constexpr int threads() const { return (warpgroups() + loaders) * kWarpgroup; }
 };
 
@@ -246,7 +250,7 @@ struct ImplicitGeometry {
   int class_channel[kMostClasses];
   int channel_step;  ///< channels from one eight of a set's columns to the next; Form::thirds: from three eights to the next three
   std::uint32_t same[2];  ///< equal, which a compiler does not know: see WindowOperands
-  int team_runs_bytes;  ///< of the place where a team puts its outputs side by side, to be stored from there; 0 if threads store theirs
+  int team_runs_bytes;  ///< of the place where a team puts its outputs side by side, to be stored from there; 0 if threads store theirs. Form::thirds, any_place: of its heads
   bool any_place;  ///< rows of y begin anywhere: so do a team's runs, of which whole sectors are stored but at a row's ends; without them, threads store what is aligned
   bool late[2];      ///< Form::gaps: what a thread stores begins with an output without taps, in even columns and in odd ones
 

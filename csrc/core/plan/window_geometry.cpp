@@ -72,7 +72,7 @@ bool has_form(const Window& window, const ImplicitGeometry& g) {
     case Form::gaps: return g.stride == 2 && g.gcd == 2;
     case Form::pairs: return g.stride == 2 && g.dilation == 1 && g.residues == 2 && g.padding % 2 == 0;
     case Form::halves: return g.stride == 2 && g.dilation == 1 && g.residues == 2 && g.padding % 2 == 1;
-    case Form::thirds: return g.stride == 3 && g.dilation == 1 && g.residues == 3 && g.padding % kTogether == window.lag();
+    case Form::thirds: return g.stride == 3 && g.dilation == 1 && g.residues == 3;
     case Form::none: return false;
   }
   return false;
@@ -116,8 +116,9 @@ std::int64_t first_of_thirds(std::int64_t latest, int lag, int vector, std::int6
 }
 
 /// The first position of a row: at most `latest`.
-std::int64_t first_of_row(const Window& window, std::int64_t latest, int element, std::int64_t padding) {
+std::int64_t first_of_row(const Window& window, std::int64_t latest, int element, std::int64_t padding, bool any_place) {
   const int sector = kSectorBytes / element, vector = 16 / element;
+  if (window.form == Form::thirds && any_place) return floor_div(latest + window.lag(), vector) * vector - window.lag();
   if (window.form == Form::thirds) return first_of_thirds(latest, window.lag(), vector, padding);
   // Where sets bring outputs to sectors, what is read of x begins at one; else outputs do, but for what padding is further.
   const int before = window.form == Form::neighbours && window.sets > 1 ? window.before(vector) - window.lag() : 0;
@@ -135,7 +136,7 @@ bool set_rows(int element, const ImplicitTile& tile, int tile_rows, ImplicitGeom
   const bool gaps = tile.window.form == Form::gaps;
   // A set that is further begins with positions before the first; and with gaps an output before a position's own is stored with it.
   const std::int64_t latest = floor_div(g->padding, g->stride) - tile.window.ahead() - gaps;
-  g->first_position = first_of_row(tile.window, latest, element, g->padding);
+  g->first_position = first_of_row(tile.window, latest, element, g->padding, g->any_place);
   g->first_output = g->first_position * g->stride - g->padding + g->shift;
   const std::int64_t positions = floor_div(g->output - 1 - g->first_output, g->stride) + 1 + gaps;
   g->tile_rows = tile_rows;
@@ -160,6 +161,9 @@ bool set_columns(const ImplicitTile& tile, ImplicitGeometry* g) {
   return true;
 }
 
+/// Whether threads store runs that begin anywhere, each warp the first outputs of the one after it.
+bool has_heads(const Window& window, const ImplicitGeometry& g) { return g.any_place && window.form == Form::thirds; }
+
 /// Tiles of a team, where none takes those of others.
 std::int64_t team_tiles(const ImplicitGeometry& g) { return ceil_div(g.row_tiles, std::int64_t{g.blocks / g.all_column_tiles} * g.teams); }
 
@@ -179,10 +183,10 @@ bool set_memory(int element, bool split, bool runs, const ImplicitTile& tile, co
   const std::int64_t fixed = kBarrierBytes + g->staging_bytes + chunk * g->chunks;
   const std::int64_t free = shared_limit(traits.compute_capability) - fixed;
   const auto stages_beside = [&](int team_bytes) { return (free / g->teams - team_bytes) / g->x_bytes; };
-  const int run_bytes = tile.window.lines * (tile.columns / tile.window.channel_columns()) * tile.window.run_pitch(tile.warpgroup_rows(), element);
+  const int run_bytes = has_heads(tile.window, *g) ? tile.window.heads_bytes(tile.columns) : tile.window.lines * (tile.columns / tile.window.channel_columns()) * tile.window.run_pitch(tile.warpgroup_rows(), element);
   g->team_runs_bytes = runs && stages_beside(run_bytes) >= kLeastStages ? run_bytes : 0;
   const std::int64_t stages = stages_beside(g->team_runs_bytes);
-  if (stages < kLeastStages) return false;
+  if (stages < kLeastStages || (g->team_runs_bytes == 0 && has_heads(tile.window, *g))) return false;
   g->weight_bytes = int(chunk);
   // One for all chunks of all tiles, and one that tells that there are no more: making barriers takes time.
   g->stages = int(std::min({stages, team_tiles(*g) * g->chunks + 1, std::int64_t{most_window_stages(g->teams)}}));
@@ -227,17 +231,19 @@ bool make_window_geometry(const Problem& problem, Precision precision, const Imp
   const int rows = tile.warpgroup_rows();
   if (!set_rows(element, tile, rows, &g)) return false;
   const bool at_sectors = set_classes(window, kSectorBytes / element, &g), at_vectors = at_sectors || set_classes(window, std::max(kTogether, vector), &g);
-  if (g.flat || (!at_vectors && tile.serves_any_rows(split))) {
+  const bool aligned = at_vectors || (!tile.serves_any_rows(split) && set_classes(window, kTogether, &g));
+  if (g.flat || (!aligned && (tile.serves_any_rows(split) || tile.has_kernel_of_any_place(split)))) {
     set_one_class(&g);
     g.any_place = !g.flat;  // pairs of a flat row find their places themselves
-  } else if (!at_vectors && !set_classes(window, kTogether, &g)) {
+    if (!set_rows(element, tile, rows, &g)) return false;
+  } else if (!aligned) {
     return false;
   }
   if (!set_columns(tile, &g) || !set_order(traits, &g)) return false;
   if (!set_memory(element, split, !g.flat && (g.any_place || (at_vectors && has_many_tiles(g))), tile, traits, &g)) return false;
   const int sector = kSectorBytes / element;  // outputs
   // Where memory is what limits, runs of whole sectors are worth more tiles.
-  if (g.team_runs_bytes > 0 && (g.any_place || (!at_sectors && sector % window.outputs() == 0 && !g.in_turn && !split))) {
+  if (g.team_runs_bytes > 0 && !has_heads(window, g) && (g.any_place || (!at_sectors && sector % window.outputs() == 0 && !g.in_turn && !split))) {
     if (!set_rows(element, tile, rows - sector / window.outputs(), &g) || !set_order(traits, &g)) return false;
   }
   *geometry = g;

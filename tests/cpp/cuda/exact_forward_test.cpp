@@ -188,6 +188,8 @@ INSTANTIATE_TEST_SUITE_P(
                       NamedProblem{"thirds", make_problem(2, 100, 70, {{904, 6, 3, 2, 1}}, 1, true)},
                       NamedProblem{"thirds_without_a_tap", make_problem(5, 16, 10, {{208, 5, 3, 2, 2}}, 1, true)},
                       NamedProblem{"thirds_of_groups", make_problem(2, 32, 66, {{400, 6, 3, 6, 1}}, 2, true)},
+                      NamedProblem{"thirds_that_begin_anywhere", make_problem(3, 50, 37, {{904, 6, 3, 2}}, 1, true)},
+                      NamedProblem{"thirds_of_another_padding", make_problem(2, 34, 72, {{640, 5, 3, 1, 1}}, 2, true)},
                       NamedProblem{"short_samples", make_problem(70, 9, 8, {{16, 4, 2, 1}})},
                       NamedProblem{"tiles_taken_in_order", make_problem(4300, 9, 8, {{16, 4, 2, 1}}, 1, true)},
                       NamedProblem{"thirds_taken_in_order", make_problem(4300, 9, 8, {{16, 6, 3, 2, 1}})}),
@@ -203,6 +205,8 @@ INSTANTIATE_TEST_SUITE_P(
                       NamedProblem{"halves_of_groups", make_problem(2, 34, 64, {{401, 4, 2, 1}}, 2, true)},
                       NamedProblem{"pairs", make_problem(2, 70, 34, {{1207, 4, 2}}, 1, true)},
                       NamedProblem{"thirds", make_problem(2, 100, 70, {{908, 6, 3, 2, 1}}, 1, true)},
+                      NamedProblem{"thirds_that_begin_anywhere", make_problem(3, 100, 70, {{911, 6, 3, 2, 1}}, 1, true)},
+                      NamedProblem{"thirds_of_another_padding", make_problem(2, 34, 66, {{401, 5, 3, 0, 2}}, 2, true)},
                       NamedProblem{"one_row", make_problem(3, 40, 37, {{7, 2, 2}, {9, 2, 2}}, 1, true)},
                       NamedProblem{"short_samples", make_problem(70, 9, 16, {{17, 4, 2, 1}})}),
     ProblemName());
@@ -228,7 +232,8 @@ INSTANTIATE_TEST_SUITE_P(
                       NamedProblem{"pairs", make_problem(1100, 3, 8, {{400, 4, 2}}, 1, true)},
                       NamedProblem{"halves_of_shifted_rows", make_problem(1100, 3, 64, {{401, 4, 2, 1}}, 1, true)},
                       NamedProblem{"pairs_of_shifted_rows", make_problem(1100, 3, 8, {{403, 4, 2}}, 1, true)},
-                      NamedProblem{"thirds", make_problem(1100, 3, 8, {{400, 6, 3, 2, 1}}, 1, true)}),
+                      NamedProblem{"thirds", make_problem(1100, 3, 8, {{400, 6, 3, 2, 1}}, 1, true)},
+                      NamedProblem{"thirds_that_begin_anywhere", make_problem(1100, 3, 40, {{403, 6, 3, 2, 1}}, 1, true)}),
     ProblemName());
 
 /// More products than one batched call or grid takes, and positions that end just below 2^31.

@@ -114,8 +114,10 @@ TEST(WindowGeometry, RefusesWhatItHasNoWindowFor) {
   EXPECT_FALSE(serves(make_problem(4, 64, 32, {{8, 3, 1, 1}, {4095, 4, 2, 1}})));  // those of several axes are to be
   EXPECT_FALSE(serves(make_problem(4, 64, 32, {{32768, 6, 2, 1}})));          // three taps
   EXPECT_TRUE(serves(make_problem(4, 64, 32, {{32768, 6, 3, 2, 1}})));
-  EXPECT_FALSE(serves(make_problem(4, 64, 32, {{32768, 5, 3, 1}})));          // stride 3 and a padding that is not 2 modulo 4
-  EXPECT_FALSE(serves(make_problem(4, 64, 32, {{32768, 6, 3, 2}})));          // or rows of y that are not whole fours
+  EXPECT_TRUE(serves(make_problem(4, 64, 32, {{32768, 5, 3, 1}})));           // stride 3 and a padding that is not 2 modulo 4
+  EXPECT_TRUE(serves(make_problem(4, 64, 32, {{32768, 6, 3, 2}})));           // or rows of y that are not whole fours
+  EXPECT_TRUE(serves(make_problem(4, 64, 32, {{32767, 6, 3, 2, 1}})));
+  EXPECT_FALSE(serves(make_problem(4, 64, 32, {{8, 3, 1, 1}, {32768, 6, 3, 2, 1}})));  // of several axes
   EXPECT_FALSE(serves(make_problem(4, 64, 32, {{32768, 8, 4, 2}})));          // stride 4
   EXPECT_TRUE(serves(make_problem(4, 64, 32, {{32768, 4, 2, 1, 1}})));        // rows of y of odd length, where channels have no sets
   EXPECT_FALSE(serves(make_problem(4, 1024, 512, {{32768, 4, 2, 1}})));       // weights that shared memory does not hold

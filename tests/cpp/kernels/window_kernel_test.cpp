@@ -33,10 +33,7 @@ template <Kind kKind, int kRows, int kColumns, int kWords, int kRowBlocks, class
 WindowKernel window_kernel(const char* name, const ImplicitInstance& instance) {
   using C = implicit::WindowConfig<kKind, kRows, kColumns, kWords, kRowBlocks, Window>;
   return {name, instance, [](const implicit::WindowParams& params) {
-            if constexpr (C::kWindow.lines == 1) {
-              if (!params.p.g.vector_rows) return implicit::implicit_gemm_windows<implicit::WithShiftedRows<C>>(params);
-            }
-            implicit::implicit_gemm_windows<C>(params);
+            implicit::with_kernel_of<C>(params.p.g, [&](auto config) { implicit::implicit_gemm_windows<decltype(config)>(params); });
           }};
 }
 
@@ -267,8 +264,10 @@ TEST_P(WindowKernels, TakeRowsOfAnyLength) {
       served += expect_exact(problem, kernel, 1 + rest % 3, {{rest % 2 == 0 ? emulator::Order::starve : emulator::Order::round_robin, emulator::Completion::late, std::uint64_t(length)}});
     }
   }
-  const bool any_rows = kernel.instance.tile.serves_any_rows(kernel.instance.precision == Precision::tf32x3);
-  if (any_rows && window.lines == 1) EXPECT_EQ(served, 5 * (vector - 1));
+  const bool split = kernel.instance.precision == Precision::tf32x3, any_rows = kernel.instance.tile.serves_any_rows(split);
+  if ((any_rows || kernel.instance.tile.has_kernel_of_any_place(split)) && window.lines == 1) {
+    EXPECT_EQ(served, 5 * (vector - 1));
+  }
   RecordProperty("served", served);
   if (!any_rows) return;
   // Not of several axes.
@@ -276,10 +275,44 @@ TEST_P(WindowKernels, TakeRowsOfAnyLength) {
   EXPECT_FALSE(expect_exact(make_problem(problem.batch, 6, 8, {{3, 3, 2, 1}, last_axis(problem)}, 2, true), kernel, 1, {{}}));
 }
 
+/// Stride 3: every residue of padding and of a row of y, taps that are missing, rows from a few outputs on, channels that do not fill a tile, rows of x of any length.
+TEST_P(WindowKernels, StoreThirdsThatBeginAnywhere) {
+  const WindowKernel& kernel = GetParam();
+  const ImplicitTile& tile = kernel.instance.tile;
+  if (tile.window.form != Form::thirds) return;
+  const int rows = tile.warpgroup_rows(), tile_channels = tile.columns / 3;
+  const int lengths[] = {4, 5, 7, 16, rows - 3, rows, 2 * rows + 1, 3 * rows + 16, 4 * rows + 22};
+  int number = 0, any_place = 0, whole_vectors = 0;
+  for (std::int64_t padding = 0; padding < 7; ++padding) {
+    for (std::int64_t output_padding = 0; output_padding < 3; ++output_padding) {
+      for (std::int64_t kernel_size = 4; kernel_size < 7; ++kernel_size) {
+        for (int i = number % 3; i < 9; i += 3, ++number) {
+          const int groups = 1 + number / 3 % 2, of_tile = number % 5, channels = of_tile == 0 ? 1 : of_tile == 1 ? 8 : of_tile == 2 ? tile_channels + 5 : of_tile == 3 ? 13 : tile_channels;
+          const Axis axis = {lengths[i], kernel_size, 3, padding, output_padding};
+          if (axis.output() <= 0) continue;
+          const Problem problem = make_problem(lengths[i] < rows ? 7 : 2, 3 * groups, channels * groups, {axis}, groups, number % 4 != 0);
+          ImplicitGeometry g;
+          ASSERT_TRUE(geometry_of(in(problem, kernel), kernel, 1 + number % 3, &g)) << to_string(problem);
+          any_place += g.any_place, whole_vectors += g.any_place && g.vector_rows;
+          expect_exact(problem, kernel, 1 + number % 3, {{number % 2 == 0 ? emulator::Order::starve : emulator::Order::round_robin, emulator::Completion::late, std::uint64_t(number)}});
+        }
+      }
+    }
+  }
+  EXPECT_GT(any_place, number / 2);
+  EXPECT_GT(whole_vectors, number / 10);
+  // Many tiles a team, which takes them in order; several chunks.
+  const int teams = tile.warpgroups();
+  EXPECT_TRUE(expect_exact(make_problem(8 * teams, 3 * tile.words, tile_channels + 3, {{2 * rows + 5, 6, 3, 2, 1}}, 1, true), kernel, 2, {{emulator::Order::starve, emulator::Completion::random, 11}}));
+}
+
 TEST_P(WindowKernels, DoNotDependOnTheOrderOfThreads) {
   const WindowKernel& kernel = GetParam();
   const int depth = 3 * kernel.instance.tile.words * int(4 / size_of(kernel.instance.dtype)) + 1;
   EXPECT_TRUE(expect_exact(problem_for(kernel, 2, depth, 16, 392), kernel, 1, emulator::many_options(1)));
+  if (kernel.instance.tile.window.form == Form::thirds) {
+    EXPECT_TRUE(expect_exact(problem_for(kernel, 2, depth, 16, 391), kernel, 1, emulator::many_options(1)));
+  }
 }
 
 /// Not-a-number in x reaches the outputs that have it in a tap, and no others.
