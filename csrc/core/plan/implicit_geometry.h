@@ -110,8 +110,16 @@ struct ImplicitTile {
   constexpr bool serves_any_rows(bool split) const {
     return window.channel_sets() == 1 && window.form != Form::thirds && window.taps <= 3 && (window.form != Form::halves || (columns >= 64 && !split));
   }
-  /// Windows of one axis: where the above is false, a kernel of its own has rows of y begin anywhere, so that the one of other rows does without the code.
-  constexpr bool has_kernel_of_any_place(bool split) const { return !serves_any_rows(split) && window.form == Form::thirds; }
+  /// Windows of one axis: whether a kernel of its own stores rows of y that begin anywhere without runs, see ShiftedStore. For tiles that serve no such rows else, and for
+  /// those of float32, whose weights often leave no room for runs; not for tf32x3's narrow ones, which have no registers left. `element`: bytes.
+  constexpr bool has_shifted_store(int element, bool split) const {
+    if (window.channel_sets() > 1 || window.lines > 1) return false;
+    switch (window.form) {
+      case Form::neighbours: return element == 4 && !split;
+      case Form::halves: return split ? columns >= 64 : element == 4 || columns < 64;
+      default: return window.form == Form::thirds;
+    }
+  }
   constexpr int threads() const { return (warpgroups() + loaders) * kWarpgroup; }
 };
 
@@ -250,8 +258,9 @@ struct ImplicitGeometry {
   int class_channel[kMostClasses];
   int channel_step;  ///< channels from one eight of a set's columns to the next; Form::thirds: from three eights to the next three
   std::uint32_t same[2];  ///< equal, which a compiler does not know: see WindowOperands
-  int team_runs_bytes;  ///< of the place where a team puts its outputs side by side, to be stored from there; 0 if threads store theirs. Form::thirds, any_place: of its heads
+  int team_runs_bytes;  ///< of the place where a team puts its outputs side by side, to be stored from there; 0 if threads store theirs. shifted_store: of its heads
   bool any_place;  ///< rows of y begin anywhere: so do a team's runs, of which whole sectors are stored but at a row's ends; without them, threads store what is aligned
+  bool shifted_store;  ///< any_place without runs: threads exchange outputs until what they store is aligned, see ShiftedStore
   bool late[2];      ///< Form::gaps: what a thread stores begins with an output without taps, in even columns and in odd ones
 
   // Order of the tiles.

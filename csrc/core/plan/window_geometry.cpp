@@ -161,9 +161,6 @@ bool set_columns(const ImplicitTile& tile, ImplicitGeometry* g) {
   return true;
 }
 
-/// Whether threads store runs that begin anywhere, each warp the first outputs of the one after it.
-bool has_heads(const Window& window, const ImplicitGeometry& g) { return g.any_place && window.form == Form::thirds; }
-
 /// Tiles of a team, where none takes those of others.
 std::int64_t team_tiles(const ImplicitGeometry& g) { return ceil_div(g.row_tiles, std::int64_t{g.blocks / g.all_column_tiles} * g.teams); }
 
@@ -183,10 +180,10 @@ bool set_memory(int element, bool split, bool runs, const ImplicitTile& tile, co
   const std::int64_t fixed = kBarrierBytes + g->staging_bytes + chunk * g->chunks;
   const std::int64_t free = shared_limit(traits.compute_capability) - fixed;
   const auto stages_beside = [&](int team_bytes) { return (free / g->teams - team_bytes) / g->x_bytes; };
-  const int run_bytes = has_heads(tile.window, *g) ? tile.window.heads_bytes(tile.columns) : tile.window.lines * (tile.columns / tile.window.channel_columns()) * tile.window.run_pitch(tile.warpgroup_rows(), element);
+  const int run_bytes = g->shifted_store ? tile.window.heads_bytes(tile.columns) : tile.window.lines * (tile.columns / tile.window.channel_columns()) * tile.window.run_pitch(tile.warpgroup_rows(), element);
   g->team_runs_bytes = runs && stages_beside(run_bytes) >= kLeastStages ? run_bytes : 0;
   const std::int64_t stages = stages_beside(g->team_runs_bytes);
-  if (stages < kLeastStages || (g->team_runs_bytes == 0 && has_heads(tile.window, *g))) return false;
+  if (stages < kLeastStages || (g->team_runs_bytes == 0 && g->shifted_store)) return false;
   g->weight_bytes = int(chunk);
   // One for all chunks of all tiles, and one that tells that there are no more: making barriers takes time.
   g->stages = int(std::min({stages, team_tiles(*g) * g->chunks + 1, std::int64_t{most_window_stages(g->teams)}}));
@@ -231,19 +228,25 @@ bool make_window_geometry(const Problem& problem, Precision precision, const Imp
   const int rows = tile.warpgroup_rows();
   if (!set_rows(element, tile, rows, &g)) return false;
   const bool at_sectors = set_classes(window, kSectorBytes / element, &g), at_vectors = at_sectors || set_classes(window, std::max(kTogether, vector), &g);
-  const bool aligned = at_vectors || (!tile.serves_any_rows(split) && set_classes(window, kTogether, &g));
-  if (g.flat || (!aligned && (tile.serves_any_rows(split) || tile.has_kernel_of_any_place(split)))) {
+  const bool any_rows = tile.serves_any_rows(split), shifted_store = !g.planes && tile.has_shifted_store(element, split);
+  const bool aligned = at_vectors || (!any_rows && set_classes(window, kTogether, &g));
+  if (g.flat || (!aligned && (any_rows || shifted_store))) {
     set_one_class(&g);
     g.any_place = !g.flat;  // pairs of a flat row find their places themselves
+    g.shifted_store = g.any_place && !any_rows;
     if (!set_rows(element, tile, rows, &g)) return false;
   } else if (!aligned) {
     return false;
   }
   if (!set_columns(tile, &g) || !set_order(traits, &g)) return false;
   if (!set_memory(element, split, !g.flat && (g.any_place || (at_vectors && has_many_tiles(g))), tile, traits, &g)) return false;
+  if (g.any_place && g.team_runs_bytes == 0 && shifted_store) {
+    g.shifted_store = true;
+    if (!set_memory(element, split, true, tile, traits, &g)) return false;
+  }
   const int sector = kSectorBytes / element;  // outputs
   // Where memory is what limits, runs of whole sectors are worth more tiles.
-  if (g.team_runs_bytes > 0 && !has_heads(window, g) && (g.any_place || (!at_sectors && sector % window.outputs() == 0 && !g.in_turn && !split))) {
+  if (g.team_runs_bytes > 0 && !g.shifted_store && (g.any_place || (!at_sectors && sector % window.outputs() == 0 && !g.in_turn && !split))) {
     if (!set_rows(element, tile, rows - sector / window.outputs(), &g) || !set_order(traits, &g)) return false;
   }
   *geometry = g;

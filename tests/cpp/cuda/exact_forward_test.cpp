@@ -207,6 +207,10 @@ INSTANTIATE_TEST_SUITE_P(
                       NamedProblem{"thirds", make_problem(2, 100, 70, {{908, 6, 3, 2, 1}}, 1, true)},
                       NamedProblem{"thirds_that_begin_anywhere", make_problem(3, 100, 70, {{911, 6, 3, 2, 1}}, 1, true)},
                       NamedProblem{"thirds_of_another_padding", make_problem(2, 34, 66, {{401, 5, 3, 0, 2}}, 2, true)},
+                      NamedProblem{"halves_of_odd_rows", make_problem(3, 100, 48, {{905, 3, 2, 1}}, 1, true)},
+                      NamedProblem{"halves_of_few_channels", make_problem(5, 16, 7, {{901, 4, 2, 1, 1}}, 1, true)},
+                      NamedProblem{"halves_without_room_for_runs", make_problem(2, 192, 96, {{903, 4, 2, 1, 1}}, 1, true)},
+                      NamedProblem{"neighbours_without_room_for_runs", make_problem(2, 128, 70, {{1002, 3, 1}}, 1, true)},
                       NamedProblem{"one_row", make_problem(3, 40, 37, {{7, 2, 2}, {9, 2, 2}}, 1, true)},
                       NamedProblem{"short_samples", make_problem(70, 9, 16, {{17, 4, 2, 1}})}),
     ProblemName());

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <iterator>
 #include <set>
 #include <string>
 #include <vector>
@@ -135,6 +136,42 @@ TEST(WindowGeometry, RefusesWhatItHasNoWindowFor) {
   EXPECT_TRUE(serves(problem));
 }
 
+/// Rows of y that threads store wherever they begin: x is read from whole vectors on, shared memory has the heads, tiles follow one another without a gap.
+TEST(WindowGeometry, StoresRowsThatBeginAnywhere) {
+  std::set<Form> forms;
+  for (const DType dtype : {DType::float32, DType::bfloat16}) {
+    for (const Precision precision : {Precision::tf32, Precision::tf32x3}) {
+      for (std::int64_t padding = 0; padding < 9; ++padding) {
+        for (const std::int64_t stride : {1, 2, 3}) {
+          for (const std::int64_t input : {32768, 32767}) {
+            Problem problem = make_problem(2, stride == 1 ? 128 : 192, 96, {{input, stride == 1 ? 3 : 2 * stride, stride, padding}}, 1, true);
+            problem.dtype = dtype;
+            if (dtype != DType::float32 && precision == Precision::tf32x3) continue;
+            for (const Plan& plan : plans_of(problem, precision)) {
+              ImplicitGeometry g{};
+              ASSERT_TRUE(window_geometry_of(problem, plan, &g).ok());
+              if (!g.shifted_store) continue;
+              SCOPED_TRACE(plan.name() + " " + to_string(problem));
+              const ImplicitTile& tile = implicit_instance(plan.instance).tile;
+              const int vector = 16 / int(size_of(dtype));
+              forms.insert(tile.window.form);
+              EXPECT_TRUE(g.any_place);
+              EXPECT_EQ((g.first_position + tile.window.lag()) % vector, 0);
+              EXPECT_LE(g.first_output, 0);
+              EXPECT_GT(g.first_output, -2 * vector * stride);
+              EXPECT_EQ(g.tile_rows, tile.warpgroup_rows());
+              EXPECT_GE(g.first_output + std::int64_t{g.sample_tiles.divisor()} * g.tile_rows * stride, problem.axis(0).output());
+              EXPECT_EQ(g.team_runs_bytes, 3 * tile.columns / tile.window.channel_columns() * 16);
+              EXPECT_LE(g.shared_bytes, 227 << 10);
+            }
+          }
+        }
+      }
+    }
+  }
+  EXPECT_EQ(forms, (std::set<Form>{Form::neighbours, Form::halves, Form::thirds}));
+}
+
 TEST(WindowGeometry, ServesOuterAxes) {
   const auto geometry = [](const Problem& problem, const char* tile) {
     ImplicitGeometry g{};
@@ -205,6 +242,22 @@ TEST(WindowPlans, AreChosenForLongRows) {
   }
 }
 
+TEST(WindowPlans, AreChosenForLongRowsOfOddLength) {
+  for (const NamedProblem& named : cases()) {
+    const char* const prefixes[] = {"snac-44k.decoder.block3", "dac-44.1k.decoder.block3", "stable-audio-2-oobleck.decoder.layers.5", "bigvgan-v2-44k-512x.ups.5", "hifi-gan-v2.ups.3"};
+    if (std::none_of(std::begin(prefixes), std::end(prefixes), [&](const char* prefix) { return named.name.rfind(prefix, 0) == 0; })) continue;
+    for (const DType dtype : {DType::float32, DType::bfloat16, DType::float16}) {
+      for (const Precision precision : {Precision::tf32, Precision::tf32x3}) {
+        Problem problem = named.problem;
+        problem.dtype = dtype, problem.axis(0).input -= 1;
+        Plan plan;
+        ASSERT_TRUE(choose_plan(problem, gpu(), options_of(problem, precision), &plan).ok());
+        EXPECT_NE(plan.name().find("_windows_"), std::string::npos) << named.name << ": " << plan.name();
+      }
+    }
+  }
+}
+
 TEST(WindowPlans, HaveTilesThatFewChannelsFill) {
   int few = 0;
   for (const NamedProblem& named : served_problems()) {
@@ -248,7 +301,7 @@ TEST(WindowPlans, AreRefusedForAnotherProblem) {
   wrong.multiprocessors = 0;
   EXPECT_TRUE(refused(problem, wrong));
   Problem other = problem;
-  other.axis(0).input = 32767;
+  other.axis(0).kernel = 6;  // three taps
   EXPECT_TRUE(refused(other, plans[0]));
 }
 
