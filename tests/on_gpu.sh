@@ -5,7 +5,7 @@
 #
 # BINARIES holds convt_gemm_host_tests and convt_gemm_cuda_tests, SITE the installed package (and what the tests import besides),
 # LOGS (a new temporary folder by default) gets the full output. A missing GPU is a failure. Stages, all by default, one after the other: tests (all of
-# them, then host times alone), memcheck, racecheck, initcheck (with all plans on small problems, and the kernels of windows on long rows), each in shards beside each other.
+# them, then host times alone), memcheck, racecheck, initcheck (with all plans on small problems, windows on long rows, and direct kernels on few channels and positions), each in shards beside each other.
 set -u
 logs=${3:-$(mktemp -d)}
 stages=("${@:4}")
@@ -64,8 +64,8 @@ for stage in "${stages[@]}"; do
       done
       beside 500 "$stage.windows" env CONVT_GEMM_PLANS=windows compute-sanitizer --tool "$stage" --error-exitcode 9 "$binaries/convt_gemm_cuda_tests" \
         --gtest_brief=1 --gtest_filter='LongRows*:ShiftedRows*:Planes*'
-      beside 500 "$stage.columns" env CONVT_GEMM_PLANS=direct_columns compute-sanitizer --tool "$stage" --error-exitcode 9 "$binaries/convt_gemm_cuda_tests" \
-        --gtest_brief=1 --gtest_filter='FewColumns*'
+      beside 500 "$stage.direct" env CONVT_GEMM_PLANS=direct compute-sanitizer --tool "$stage" --error-exitcode 9 "$binaries/convt_gemm_cuda_tests" \
+        --gtest_brief=1 --gtest_filter='FewColumns*:FewPositions*'
       wait_for_all
       ;;
     *)

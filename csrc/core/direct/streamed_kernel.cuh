@@ -49,6 +49,8 @@ struct Streamed {
   static constexpr int kMostThreads = most_streamed_threads(V, P, sizeof(Acc));
   static constexpr int kMinBlocks = sizeof(Acc) == 4 && V * P <= 8 ? 2 : 1;  ///< of a multiprocessor: the next kernel's blocks come while the last ones are still there
   static constexpr int kBatch = kStreamedBatch;
+  /// Rows that each warp asks for before it waits for the kernel ahead. Where registers leave room for the next kernel's blocks beside this one's, its first loads come early enough.
+  static constexpr int kPrefetchedRows = kMinBlocks == 2 ? 0 : 8;
   static constexpr int kStaged = 2;  ///< loads of inputs that a thread asks for at a time
 
   using Vector = std::conditional_t<V == 1, T, Words>;
@@ -92,13 +94,15 @@ struct Streamed {
     const std::int64_t row = std::int64_t(b.group) * p.in_channels + t.slot;
     t.next = weight + (row * p.columns + b.channel * p.taps + column);
     t.step = std::int64_t(slots) * p.columns;
-    constexpr Int kSector = 32 / Int(sizeof(T));  // what a request is for
-    if (column % kSector == 0) {
-      CONVT_UNROLL_ALL
-      for (int r = 0; r < kBatch; ++r) {
-        if (r < t.rows) Access::prefetch(t.next + r * t.step);
+    if constexpr (kPrefetchedRows > 0) {
+      const Int warps = p.by_slots.divisor() * p.by_lanes.divisor() / kWarpLanes, warp = thread / kWarpLanes;
+      const T* const first = weight + (std::int64_t(b.group) * p.in_channels * p.columns + b.channel * p.taps);
+      if (thread % kWarpLanes == 0 && warp < warps) {
+        CONVT_UNROLL(1)
+        for (Int r = warp; r < kPrefetchedRows * warps && r < p.in_channels; r += warps) Access::prefetch_run(first + std::int64_t(r) * p.columns, b.channels * p.taps);
       }
     }
+    constexpr Int kSector = 32 / Int(sizeof(T));  // what a request is for
     if (thread * kSector < p.run) Access::prefetch(input + std::int64_t(b.group) * p.run + thread * kSector);
     Access::begin();
     ask_batch<Access, true>(0, t, t.first);

@@ -234,7 +234,7 @@ __device__ __forceinline__ void implicit_gemm_windows(const WindowParams& params
 /// Calls `use` with the configuration of the kernel for the geometry's rows.
 template <class C, class Use>
 auto with_kernel_of(const ImplicitGeometry& g, const Use& use) {
-  if constexpr (C::kTile.has_shifted_store(int(sizeof(typename C::Element)), C::kSplit)) {
+  if constexpr (C::kTile.has_shifted_store(C::kSplit)) {
     if (g.shifted_store) return g.vector_rows ? use(WithShiftedStore<C>{}) : use(WithShiftedStore<WithShiftedRows<C>>{});
   }
   if constexpr (C::kWindow.lines == 1) {  // tiles of several lines have outer axes, whose rows are whole vectors

@@ -44,6 +44,7 @@ constexpr double kClock = 1.7e9;
 constexpr double kIssueEfficiency = 0.8;
 constexpr double kWarpsInFlight = 16;     // of a multiprocessor
 constexpr double kBatchSeconds = 0.21e-6;  // a warp's loads take twice as long, and two batches of them are in flight
+constexpr double kMemoryWait = 1e-6;      // seconds of a load that misses the caches
 constexpr double kBarriers = 0.1e-6;      // seconds: first loads, weights, last stores
 constexpr double kChannelStore = 0.45e-6; // seconds of each output channel, which are stored in turn
 constexpr double kWeightRead = 4;         // cycles of a multiprocessor for 16 bytes of weights that a warp reads,
@@ -53,7 +54,7 @@ constexpr double kManyWeights = 3;        // and times this with more than 16 co
 constexpr double kStreamBandwidth = 4e12, kBlockBandwidth = 45e9;
 constexpr double kStreamBatch = 0.7e-6;  // seconds that a thread waits for two batches of rows
 constexpr double kStreamEnds = 1.2e-6;
-// The same with tensor cores: not measured yet, but for the copies (implicit/PERFORMANCE.md).
+// Columns by tensor cores.
 constexpr double kCopyCycles = 8;          // of a multiprocessor for a row, however short
 constexpr double kCopyBandwidth = 36;      // bytes a cycle into a multiprocessor
 constexpr double kMmaReads = 16, kMmaWeightReads = 4;  // of shared memory for a chunk by a warp, and for each 16 columns
@@ -109,7 +110,9 @@ void predict_columns(const Problem& problem, Plan* plan) {
   const double warps = double(g.blocks) * g.shape.slices * g.shape.splits;
   const double warp_channels = double(g.blocks) * g.shape.slices * double(problem.group_in_channels());
 
-  const double memory = plan->bytes / kBandwidth;
+  // A warp has two batches of 16 loads under way.
+  const double under_way = std::min(warps, kWarpsInFlight * kMultiprocessors) * 2 * 16 * direct::kWarpLanes * double(size_of(problem.dtype));
+  const double memory = plan->bytes * std::max(1 / kBandwidth, kMemoryWait / under_way);
   // Of a warp for a channel. Weights are read 16 bytes at a time; float64 has
   // half as many units.
   const double reads = words * g.columns / 4, converted = size_of(problem.dtype) == 2 ? positions : 0;

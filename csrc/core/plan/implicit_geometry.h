@@ -110,15 +110,10 @@ struct ImplicitTile {
   constexpr bool serves_any_rows(bool split) const {
     return window.channel_sets() == 1 && window.form != Form::thirds && window.taps <= 3 && (window.form != Form::halves || (columns >= 64 && !split));
   }
-  /// Windows of one axis: whether a kernel of its own stores rows of y that begin anywhere without runs, see ShiftedStore. For tiles that serve no such rows else, and for
-  /// those of float32, whose weights often leave no room for runs; not for tf32x3's narrow ones, which have no registers left. `element`: bytes.
-  constexpr bool has_shifted_store(int element, bool split) const {
-    if (window.channel_sets() > 1 || window.lines > 1) return false;
-    switch (window.form) {
-      case Form::neighbours: return element == 4 && !split;
-      case Form::halves: return split ? columns >= 64 : element == 4 || columns < 64;
-      default: return window.form == Form::thirds;
-    }
+  /// Windows of one axis: whether a kernel of its own stores rows of y that begin anywhere, see ShiftedStore. For tiles that serve no such rows else (where threads store
+  /// their outputs one by one, that is up to a tenth faster), but for tf32x3's narrow ones, which have no registers left.
+  constexpr bool has_shifted_store(bool split) const {
+    return window.channel_sets() == 1 && (window.form == Form::thirds || (window.form == Form::halves && (columns >= 64) == split));
   }
   constexpr int threads() const { return (warpgroups() + loaders) * kWarpgroup; }
 };

@@ -15,6 +15,8 @@ constexpr std::int64_t kMostWeightBytes = 48 << 10;
 constexpr std::int64_t kBanks = 32;
 /// A block copies a row of each channel at least, however short: smaller tiles than that of so many slices take no less time.
 constexpr int kFewestSlices = 4;
+/// Of a row: longer parts of it are no faster, and leave fewer blocks.
+constexpr std::int64_t kMostTileBytes = 512;
 constexpr std::int64_t kEnoughBlocks = 100;  // of 132 multiprocessors
 /// Bytes under way that keep memory busy if every multiprocessor has as many. More of them leave less room for the next kernel's blocks.
 constexpr std::int64_t kEnoughBytes = 44 << 10;
@@ -34,7 +36,8 @@ bool mma_columns_serve(const Problem& problem, Precision precision) {
 
 ColumnShape choose_mma_column_shape(const Problem& problem) {
   const auto geometry = [&](int slices) { return mma_column_geometry(problem, {slices, 1}).columns; };
-  int slices = int(std::min<std::int64_t>(kMmaWarps, ceil_div(problem.axes[2].input, std::int64_t{kMmaSlice})));
+  const std::int64_t most = kMostTileBytes / (kMmaSlice * std::int64_t(size_of(problem.dtype)));
+  int slices = int(std::min<std::int64_t>(most, ceil_div(problem.axes[2].input, std::int64_t{kMmaSlice})));
   while (slices > kFewestSlices && geometry(slices).blocks < kEnoughBlocks) slices = std::max((slices + 1) / 2, kFewestSlices);
   // Tiles of nearly equal size.
   while (slices > 1 && geometry(slices - 1).tiles == geometry(slices).tiles) --slices;

@@ -228,7 +228,7 @@ bool make_window_geometry(const Problem& problem, Precision precision, const Imp
   const int rows = tile.warpgroup_rows();
   if (!set_rows(element, tile, rows, &g)) return false;
   const bool at_sectors = set_classes(window, kSectorBytes / element, &g), at_vectors = at_sectors || set_classes(window, std::max(kTogether, vector), &g);
-  const bool any_rows = tile.serves_any_rows(split), shifted_store = !g.planes && tile.has_shifted_store(element, split);
+  const bool any_rows = tile.serves_any_rows(split), shifted_store = !g.planes && tile.has_shifted_store(split);
   const bool aligned = at_vectors || (!any_rows && set_classes(window, kTogether, &g));
   if (g.flat || (!aligned && (any_rows || shifted_store))) {
     set_one_class(&g);
@@ -240,10 +240,6 @@ bool make_window_geometry(const Problem& problem, Precision precision, const Imp
   }
   if (!set_columns(tile, &g) || !set_order(traits, &g)) return false;
   if (!set_memory(element, split, !g.flat && (g.any_place || (at_vectors && has_many_tiles(g))), tile, traits, &g)) return false;
-  if (g.any_place && g.team_runs_bytes == 0 && shifted_store) {
-    g.shifted_store = true;
-    if (!set_memory(element, split, true, tile, traits, &g)) return false;
-  }
   const int sector = kSectorBytes / element;  // outputs
   // Where memory is what limits, runs of whole sectors are worth more tiles.
   if (g.team_runs_bytes > 0 && !g.shifted_store && (g.any_place || (!at_sectors && sector % window.outputs() == 0 && !g.in_turn && !split))) {

@@ -157,6 +157,19 @@ INSTANTIATE_TEST_SUITE_P(
                       NamedProblem{"planes", make_problem(2, 66, 1, {{9, 2, 2}, {133, 2, 2}}, 1, true)}),
     ProblemName());
 
+/// Weights that are streamed: every number of positions up to eight, rows of weights that are whole vectors and not, more rows than a thread has under way, all axes, groups.
+INSTANTIATE_TEST_SUITE_P(
+    FewPositions, ExactCase,
+    ::testing::Values(NamedProblem{"one", make_problem(1, 1100, 70, {{1, 16, 8}}, 1, true)},
+                      NamedProblem{"two_of_a_codec", make_problem(1, 1024, 512, {{2, 16, 8}}, 1, true)},
+                      NamedProblem{"three_samples", make_problem(3, 520, 33, {{1, 12, 5, 2}}, 1, true)},
+                      NamedProblem{"samples_of_two", make_problem(4, 300, 96, {{2, 10, 5, 3}}, 3)},
+                      NamedProblem{"eight", make_problem(1, 700, 150, {{8, 4, 2, 1}}, 1, true)},
+                      NamedProblem{"odd_rows", make_problem(1, 333, 77, {{5, 3, 2, 1, 1}}, 1, true)},
+                      NamedProblem{"dilated", make_problem(1, 130, 20, {{7, 5, 3, 4, 1, 2}}, 1, true)},
+                      NamedProblem{"box", make_problem(1, 260, 24, {{2, 3, 2}, {2, 2, 1}, {2, 4, 3, 1}}, 2, true)}),
+    ProblemName());
+
 /// The same with axes before the last: residues and taps of those, rows of y that begin anywhere, positions of all axes in one row, odd numbers of them too.
 INSTANTIATE_TEST_SUITE_P(
     Planes, ExactCase,

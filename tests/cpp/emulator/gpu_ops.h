@@ -277,7 +277,7 @@ template <int kSums>
 constexpr int warpgroup_columns() {
   constexpr int kColumns = 2 * kSums;
   static_assert(kColumns == 8 || kColumns == 16 || kColumns == 24 || kColumns == 32 || kColumns == 48 || kColumns == 64 || kColumns == 96 ||
-                    kColumns == 128 || kColumns == 136 || kColumns == 216 || kColumns == 256,
+                    kColumns == 128 || kColumns == 136 || kColumns == 192 || kColumns == 216 || kColumns == 256,
                 "gpu_ops.cuh has no instruction of so many columns");
   return kColumns;
 }

@@ -169,7 +169,7 @@ TEST(WindowGeometry, StoresRowsThatBeginAnywhere) {
       }
     }
   }
-  EXPECT_EQ(forms, (std::set<Form>{Form::neighbours, Form::halves, Form::thirds}));
+  EXPECT_EQ(forms, (std::set<Form>{Form::halves, Form::thirds}));
 }
 
 TEST(WindowGeometry, ServesOuterAxes) {

@@ -265,7 +265,7 @@ TEST_P(WindowKernels, TakeRowsOfAnyLength) {
     }
   }
   const bool split = kernel.instance.precision == Precision::tf32x3, any_rows = kernel.instance.tile.serves_any_rows(split);
-  if ((any_rows || kernel.instance.tile.has_shifted_store(16 / vector, split)) && window.lines == 1) {
+  if ((any_rows || kernel.instance.tile.has_shifted_store(split)) && window.lines == 1) {
     EXPECT_EQ(served, 5 * (vector - 1));
   }
   RecordProperty("served", served);
@@ -275,24 +275,12 @@ TEST_P(WindowKernels, TakeRowsOfAnyLength) {
   EXPECT_FALSE(expect_exact(make_problem(problem.batch, 6, 8, {{3, 3, 2, 1}, last_axis(problem)}, 2, true), kernel, 1, {{}}));
 }
 
-/// The input channels, a few or so many that their weights leave no room for runs, with which threads store rows of y that begin anywhere; 0 if none are.
-int channels_of_shifted_store(Problem problem, const WindowKernel& kernel, int multiprocessors) {
-  ImplicitGeometry g;
-  const int few = 3 * int(problem.groups), chunk = kernel.instance.tile.words * int(problem.groups);
-  for (int channels = few; channels < few + 32 * chunk; channels += chunk) {
-    problem.in_channels = channels;
-    if (!geometry_of(in(problem, kernel), kernel, multiprocessors, &g) || !g.any_place) return 0;
-    if (g.shifted_store) return channels;
-  }
-  return 0;
-}
-
 /// Every residue of padding and of rows of y, taps that are missing, rows from a few outputs on, channels that do not fill a tile, rows of x of any length.
 TEST_P(WindowKernels, StoreRowsThatBeginAnywhere) {
   const WindowKernel& kernel = GetParam();
   const ImplicitTile& tile = kernel.instance.tile;
   const bool split = kernel.instance.precision == Precision::tf32x3;
-  if (!tile.has_shifted_store(int(size_of(kernel.instance.dtype)), split)) return;
+  if (!tile.has_shifted_store(split)) return;
   const int rows = tile.warpgroup_rows(), tile_channels = tile.columns / tile.window.channel_columns();
   const int lengths[] = {4, 5, 7, 16, rows - 3, rows, 2 * rows + 1, 2 * rows + 16, 3 * rows + 22};
   const int every_channels[] = {1, 8, tile_channels + 5, 13, tile_channels};
@@ -302,17 +290,12 @@ TEST_P(WindowKernels, StoreRowsThatBeginAnywhere) {
     for (std::int64_t output_padding = 0; output_padding < form.stride; ++output_padding) {
       for (std::int64_t missing = 0; missing < form.stride; ++missing) {
         for (int i = number % 3; i < 9; i += 3, ++number) {
-          // Where they have to be many, not all problems.
-          if (tile.serves_any_rows(split) && number % 4 != 0) continue;
           const int groups = 1 + number / 3 % 2, multiprocessors = 1 + number % 3;
           const Axis axis = {lengths[i], form.kernel - missing, form.stride, padding, output_padding, form.dilation};
           if (axis.output() <= 0) continue;
-          Problem problem = make_problem(lengths[i] < rows ? 7 : 2, groups, every_channels[number % 5] * groups, {axis}, groups, number % 4 != 0);
-          const int channels = channels_of_shifted_store(problem, kernel, multiprocessors);
-          if (channels == 0) continue;
-          problem.in_channels = channels;
+          const Problem problem = make_problem(lengths[i] < rows ? 7 : 2, 3 * groups, every_channels[number % 5] * groups, {axis}, groups, number % 4 != 0);
           ImplicitGeometry g;
-          ASSERT_TRUE(geometry_of(in(problem, kernel), kernel, multiprocessors, &g));
+          if (!geometry_of(in(problem, kernel), kernel, multiprocessors, &g) || !g.shifted_store) continue;
           ++stored, whole_vectors += g.vector_rows;
           expect_exact(problem, kernel, multiprocessors, {{number % 2 == 0 ? emulator::Order::starve : emulator::Order::round_robin, emulator::Completion::late, std::uint64_t(number)}});
         }
@@ -324,9 +307,7 @@ TEST_P(WindowKernels, StoreRowsThatBeginAnywhere) {
   EXPECT_LT(whole_vectors, stored);
   // Many tiles a team, which takes them in order; several chunks.
   const Axis axis = {2 * rows + 5, form.kernel, form.stride, form.stride / 2 + form.stride / 3, 0, form.dilation};
-  Problem problem = make_problem(8 * tile.warpgroups(), 3 * tile.words, tile_channels + 3, {axis}, 1, true);
-  if (tile.serves_any_rows(split)) problem.in_channels = channels_of_shifted_store(problem, kernel, 2), problem.batch = 2;
-  ASSERT_GT(problem.in_channels, 0);
+  const Problem problem = make_problem(8 * tile.warpgroups(), 3 * tile.words, tile_channels + 3, {axis}, 1, true);
   EXPECT_TRUE(expect_exact(problem, kernel, 2, {{emulator::Order::starve, emulator::Completion::random, 11}}));
 }
 
