@@ -12,6 +12,7 @@ namespace direct {
 inline StreamedParams streamed_params(const Problem& problem, const StreamedGeometry& g) {
   using Int = std::int32_t;
   StreamedParams p;
+  p.by_sample_blocks = FastDiv<Int>(g.sample_blocks);
   p.by_tiles = FastDiv<Int>(g.tiles);
   p.by_lanes = FastDiv<Int>(g.lanes);
   p.by_slots = FastDiv<Int>(g.slots);
@@ -20,11 +21,12 @@ inline StreamedParams streamed_params(const Problem& problem, const StreamedGeom
   p.taps = Int(problem.taps());
   p.columns = Int(problem.group_out_channels() * problem.taps());
   p.tile_channels = Int(g.tile_channels);
-  p.samples = Int(problem.batch);
+  p.batch = Int(problem.batch);
+  p.samples = Int(g.samples);
   p.by_inputs = FastDiv<Int>(problem.input_positions());
   const bool last = problem.layout == Layout::channels_last;
   const std::int64_t run_inputs = last ? 1 : problem.input_positions(), vector = 16 / std::int64_t(size_of(problem.dtype));
-  p.runs = Int(last ? problem.batch * problem.input_positions() : problem.batch);
+  p.sample_runs = Int(last ? problem.input_positions() : 1);
   p.run = Int(problem.group_in_channels() * run_inputs);
   p.input_run = problem.in_channels * run_inputs;
   p.vector_runs = p.run % vector == 0;

@@ -21,14 +21,14 @@ namespace direct {
 
 /// Positions are [sample, input], outputs of a block [sample, channel, output]. In the order in which a block needs them: each line of parameters costs it 0.1 us.
 struct StreamedParams {
-  FastDiv<std::int32_t> by_tiles;  ///< blocks are [group, tile]
+  FastDiv<std::int32_t> by_sample_blocks, by_tiles;  ///< blocks are [group, tile, samples]
   FastDiv<std::int32_t> by_lanes, by_slots;
   std::int32_t in_channels, out_channels, taps, columns;  ///< of a group; columns: of all its output channels
   std::int32_t tile_channels;
-  std::int32_t samples;
+  std::int32_t batch, samples;  ///< samples: of a block
   // Inputs that lie side by side in memory: of a sample and group, in channels_last of a position of them.
   FastDiv<std::int32_t> by_run, by_run_inputs;  ///< loads of a run, and its inputs of each channel
-  std::int32_t runs, run;                       ///< how many, and elements of one
+  std::int32_t sample_runs, run;                ///< how many of a sample, and elements of one
   bool vector_runs;                             ///< loads are of 16 bytes
   bool one_axis;                                ///< the outer axes have one input and one output each
   FastDiv<std::int32_t> by_inputs;              ///< of a sample's channel
@@ -65,6 +65,7 @@ struct Streamed {
 
   struct Block {
     Int group, channel, channels;  ///< its output channels, counted in the group
+    Int sample, samples;           ///< its samples
   };
 
   struct Thread {
@@ -78,10 +79,13 @@ struct Streamed {
 
   static CONVT_HOST_DEVICE Block block_of(const Params& p, Int index) {
     Block b;
-    b.group = p.by_tiles.quotient(index);
-    b.channel = (index - b.group * p.by_tiles.divisor()) * p.tile_channels;
-    const Int left = p.out_channels - b.channel;
-    b.channels = left < p.tile_channels ? left : p.tile_channels;
+    const Int tile = p.by_sample_blocks.quotient(index);
+    b.sample = (index - tile * p.by_sample_blocks.divisor()) * p.samples;
+    b.group = p.by_tiles.quotient(tile);
+    b.channel = (tile - b.group * p.by_tiles.divisor()) * p.tile_channels;
+    const Int channels = p.out_channels - b.channel, samples = p.batch - b.sample;
+    b.channels = channels < p.tile_channels ? channels : p.tile_channels;
+    b.samples = samples < p.samples ? samples : p.samples;
     return b;
   }
 
@@ -103,7 +107,7 @@ struct Streamed {
       }
     }
     constexpr Int kSector = 32 / Int(sizeof(T));  // what a request is for
-    if (thread * kSector < p.run) Access::prefetch(input + std::int64_t(b.group) * p.run + thread * kSector);
+    if (thread * kSector < p.run) Access::prefetch(inputs_of(p, b, input) + thread * kSector);
     Access::begin();
     ask_batch<Access, true>(0, t, t.first);
     ask_batch<Access, true>(kBatch, t, t.second);
@@ -111,11 +115,12 @@ struct Streamed {
 
   template <class Access>
   static CONVT_HOST_DEVICE void stage(const Params& p, const Block& b, const T* input, Int thread, Int threads, Inputs* shared) {
-    const T* const x = input + std::int64_t(b.group) * p.run;
-    if (p.vector_runs && p.runs == 1 && p.by_run_inputs.divisor() == P) return copy_run<Access>(p, x, thread, threads, shared);
-    p.vector_runs ? stage_runs<Access, kVector<T>>(p, x, thread, threads, shared) : stage_runs<Access, 1>(p, x, thread, threads, shared);
+    const T* const x = inputs_of(p, b, input);
+    const Int runs = b.samples * p.sample_runs;
+    if (p.vector_runs && runs == 1 && p.by_run_inputs.divisor() == P) return copy_run<Access>(p, x, thread, threads, shared);
+    p.vector_runs ? stage_runs<Access, kVector<T>>(p, x, runs, thread, threads, shared) : stage_runs<Access, 1>(p, x, runs, thread, threads, shared);
     // Positions that there are not give columns that nobody reads, but may not be read before they are written.
-    const Int filled = p.samples * p.by_inputs.divisor();
+    const Int filled = b.samples * p.by_inputs.divisor();
     for (Int channel = thread; filled < P && channel < p.in_channels; channel += threads) {
       for (Int i = filled; i < P; ++i) shared[channel].of[i] = Acc(0);
     }
@@ -166,7 +171,7 @@ struct Streamed {
 
   template <class Access>
   static CONVT_HOST_DEVICE void store(const Params& p, const Block& b, const Acc* shared, const T* bias, T* output, Int thread, Int threads) {
-    const Int outputs = p.by_outputs.divisor(), all = p.samples * b.channels * outputs;
+    const Int outputs = p.by_outputs.divisor(), all = b.samples * b.channels * outputs;
     const std::int64_t first = std::int64_t(b.group) * p.out_channels + b.channel;
     for (Int e = thread; e < all; e += threads) {
       Int sample, channel, o;
@@ -183,11 +188,16 @@ struct Streamed {
       }
       Acc sum = bias != nullptr ? Acc(widen(Access::load(bias + (first + channel)))) : Acc(0);
       add_taps(p, shared + channel * p.taps, sample * p.by_inputs.divisor(), o, sum);
-      Access::store(output + (sample * p.output_sample + (first + channel) * p.output_channel + o * p.output_position), round_to<T>(sum));
+      Access::store(output + ((b.sample + sample) * p.output_sample + (first + channel) * p.output_channel + o * p.output_position), round_to<T>(sum));
     }
   }
 
  private:
+  /// The first run of a block.
+  static CONVT_HOST_DEVICE const T* inputs_of(const Params& p, const Block& b, const T* input) {
+    return input + (std::int64_t(b.sample) * p.sample_runs * p.input_run + std::int64_t(b.group) * p.run);
+  }
+
   /// Inputs that lie in memory as they will here.
   template <class Access>
   static CONVT_HOST_DEVICE void copy_run(const Params& p, const T* x, Int thread, Int threads, Inputs* shared) {
@@ -207,9 +217,9 @@ struct Streamed {
 
   /// Inputs in the order of memory, kEach at a time.
   template <class Access, int kEach>
-  static CONVT_HOST_DEVICE void stage_runs(const Params& p, const T* x, Int thread, Int threads, Inputs* shared) {
+  static CONVT_HOST_DEVICE void stage_runs(const Params& p, const T* x, Int runs, Int thread, Int threads, Inputs* shared) {
     using Loaded = std::conditional_t<kEach == 1, T, Words>;
-    const Int all = p.runs * p.by_run.divisor(), inputs = p.by_run_inputs.divisor();
+    const Int all = runs * p.by_run.divisor(), inputs = p.by_run_inputs.divisor();
     CONVT_UNROLL(1)
     for (Int from = thread; from < all; from += kStaged * threads) {
       Loaded value[kStaged];

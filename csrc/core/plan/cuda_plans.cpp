@@ -168,7 +168,8 @@ void predict(const Problem& problem, const GemmTile* tile, Plan* plan) {
   }
   const double pieces = double(count_pieces(problem, plan->piece));
   const double memory = gemm_bytes / rates.bandwidth, arithmetic = flops / rates.flops;
-  const std::int64_t position_tiles = plan->joined ? ceil_div(samples * positions, kTilePositions) : samples * ceil_div(positions, kTilePositions);
+  const bool one_product = plan->joined || (plan->backend == GemmBackend::cublas && positions == 1);
+  const std::int64_t position_tiles = one_product ? ceil_div(samples * positions, kTilePositions) : samples * ceil_div(positions, kTilePositions);
   const double weights = plan->backend == GemmBackend::cublas ? item * problem.weight_elements() * (1 / kWeightBandwidth + double(position_tiles - 1) / kL2Bandwidth) : 0;
   const double joining = plan->joined ? 2 * item * problem.input_elements() / kCopyBandwidth + kJoinLaunch * pieces : 0;
   const double steps = tile != nullptr ? time_of_steps(problem, *plan, *tile) : (unaligned ? kCublasUnalignedChannel : kCublasChannel) * double(problem.group_in_channels());

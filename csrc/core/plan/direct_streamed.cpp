@@ -19,8 +19,6 @@ constexpr std::int64_t kMultiprocessors = 132, kRowOverhead = 64;
 
 std::size_t accumulator_size(const Problem& problem) { return problem.dtype == DType::float64 ? 8 : 4; }
 
-std::int64_t positions_of(const Problem& problem) { return problem.batch * problem.input_positions(); }
-
 /// As direct_columns.cpp: every index inside an axis stays below 2^31.
 bool fits_int32(const Axis& axis) {
   constexpr double kMax = std::numeric_limits<std::int32_t>::max() - 65536.0;
@@ -40,8 +38,8 @@ std::int64_t most_columns(std::int64_t vector) { return kMostLanes * vector; }
 
 bool streamed_serve(const Problem& problem) {
   // In double: the product may exceed any integer.
-  if (double(problem.batch) * double(problem.axes[0].input) * double(problem.axes[1].input) * double(problem.axes[2].input) > kMostStreamedPositions) return false;
-  if (positions_of(problem) < 1 || problem.group_in_channels() < kFewestChannels) return false;
+  if (double(problem.axes[0].input) * double(problem.axes[1].input) * double(problem.axes[2].input) > kMostStreamedPositions) return false;
+  if (problem.batch < 1 || problem.group_in_channels() < kFewestChannels) return false;
   double outputs = 1, taps = 1;
   for (const Axis& axis : problem.axes) {
     if (!fits_int32(axis)) return false;
@@ -51,14 +49,16 @@ bool streamed_serve(const Problem& problem) {
   if (outputs > kMostOutputs || taps > double(kMostLanes) || double(problem.group_out_channels()) * taps > std::numeric_limits<std::int32_t>::max() / 2) return false;
   if (problem.group_in_channels() > kMostSharedBytes) return false;  // so that the geometry's products fit
   const StreamedGeometry g = streamed_geometry(problem);
-  return g.shared_bytes <= kMostSharedBytes && double(problem.groups) * double(g.tiles) <= std::numeric_limits<std::int32_t>::max() &&
-         double(g.tile_channels) * double(problem.batch) * outputs <= std::numeric_limits<std::int32_t>::max() / 2;
+  return g.shared_bytes <= kMostSharedBytes && double(problem.groups) * double(g.tiles) * double(g.sample_blocks) <= std::numeric_limits<std::int32_t>::max() &&
+         double(g.tile_channels) * double(g.samples) * outputs <= std::numeric_limits<std::int32_t>::max() / 2;
 }
 
 StreamedGeometry streamed_geometry(const Problem& problem) {
   StreamedGeometry g;
   const std::int64_t size = std::int64_t(size_of(problem.dtype)), accumulator = std::int64_t(accumulator_size(problem)), channels = problem.group_out_channels();
-  g.positions = *std::find_if(std::begin(kStreamedPositions), std::end(kStreamedPositions), [&](int count) { return count >= positions_of(problem); });
+  g.sample_blocks = ceil_div(problem.batch, kMostStreamedPositions / problem.input_positions());
+  g.samples = ceil_div(problem.batch, g.sample_blocks);
+  g.positions = *std::find_if(std::begin(kStreamedPositions), std::end(kStreamedPositions), [&](int count) { return count >= g.samples * problem.input_positions(); });
   g.vector = int(16 / size);
   std::int64_t unit = vector_channels(problem, g.vector);
   if (unit == 0 || unit * problem.taps() > most_columns(g.vector)) g.vector = 1, unit = 1;
@@ -67,12 +67,12 @@ StreamedGeometry streamed_geometry(const Problem& problem) {
   const std::int64_t most_threads = most_streamed_threads(g.vector, g.positions, std::size_t(accumulator));
   double least = std::numeric_limits<double>::infinity();
   for (std::int64_t tile = unit; tile == unit || (tile < channels + unit && tile * problem.taps() <= most_columns(g.vector)); tile += unit) {
-    const double rounds = double(ceil_div(problem.groups * ceil_div(channels, tile), kMultiprocessors));
+    const double rounds = double(ceil_div(g.sample_blocks * problem.groups * ceil_div(channels, tile), kMultiprocessors));
     const double cost = rounds * double(tile * problem.taps() * size + kRowOverhead);
     if (cost <= least) least = cost, g.tile_channels = tile;
   }
   g.tiles = ceil_div(channels, g.tile_channels);
-  g.blocks = problem.groups * g.tiles;
+  g.blocks = g.sample_blocks * problem.groups * g.tiles;
   g.lanes = int(ceil_div(g.tile_channels * problem.taps(), std::int64_t(g.vector)));
   g.slots = int(std::min<std::int64_t>(most_threads / g.lanes, problem.group_in_channels()));
   g.shared_bytes = accumulator * g.positions * std::max<std::int64_t>(problem.group_in_channels(), std::int64_t(g.slots) * g.columns());

@@ -10,7 +10,7 @@
 namespace convt_gemm {
 namespace direct {
 
-/// Positions, those of all samples together, are filled up to the next of these; each is a kernel.
+/// Positions of a block, those of all its samples together, are filled up to the next of these; each is a kernel.
 inline constexpr int kStreamedPositions[] = {1, 2, 4, 8};
 inline constexpr int kMostStreamedPositions = 8;
 
@@ -23,11 +23,13 @@ constexpr int most_streamed_threads(int vector, int positions, std::size_t accum
   return vector * positions * int(accumulator_size / 4) > 32 ? 256 : 512;
 }
 
-/// A block has all positions and in channels of some neighbouring output channels of a group. Its threads are [slot, lane]: lanes share a row of the
+/// A block has some samples, at all positions and in channels of some neighbouring output channels of a group. Its threads are [slot, lane]: lanes share a row of the
 /// block's weights, that of one in channel, slots share the rows.
 struct StreamedGeometry {
   int positions = 0;                ///< of kStreamedPositions
   int vector = 0;                   ///< columns of a lane: 16 bytes of weights, or one where rows are no whole vectors
+  std::int64_t samples = 0;         ///< of a block
+  std::int64_t sample_blocks = 0;   ///< that share out the batch. Each reads the weights; all but the first find them in the L2 cache
   std::int64_t tile_channels = 0;   ///< output channels of a block
   std::int64_t tiles = 0;           ///< of a group
   std::int64_t blocks = 0;
@@ -39,7 +41,7 @@ struct StreamedGeometry {
   int threads() const { return (slots * lanes + 31) / 32 * 32; }
 };
 
-/// Whether the kernel takes the problem: one to eight positions, eight in channels a group or more, inputs and sums that fit shared memory.
+/// Whether the kernel takes the problem: at most eight positions a sample, eight in channels a group or more, inputs and sums that fit shared memory.
 bool streamed_serve(const Problem& problem);
 
 /// The problem must satisfy streamed_serve().

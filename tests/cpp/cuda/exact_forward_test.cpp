@@ -164,6 +164,7 @@ INSTANTIATE_TEST_SUITE_P(
                       NamedProblem{"two_of_a_codec", make_problem(1, 1024, 512, {{2, 16, 8}}, 1, true)},
                       NamedProblem{"three_samples", make_problem(3, 520, 33, {{1, 12, 5, 2}}, 1, true)},
                       NamedProblem{"samples_of_two", make_problem(4, 300, 96, {{2, 10, 5, 3}}, 3)},
+                      NamedProblem{"many_samples", make_problem(67, 100, 64, {{1, 4}, {1, 4}}, 1, true)},
                       NamedProblem{"eight", make_problem(1, 700, 150, {{8, 4, 2, 1}}, 1, true)},
                       NamedProblem{"odd_rows", make_problem(1, 333, 77, {{5, 3, 2, 1, 1}}, 1, true)},
                       NamedProblem{"dilated", make_problem(1, 130, 20, {{7, 5, 3, 4, 1, 2}}, 1, true)},

@@ -549,7 +549,9 @@ TEST(ChoosePlan, TakesTheFamilyThatWasMeasuredFastest) {
       {make_problem(1, 512, 1, {{18, 2, 2}}), f32, tf32x3, "direct_columns", 4.3, 32.1},
       {make_problem(16, 64, 1, {{1946, 3, 1, 1}}), f32, tf32, "direct_columns", 4.0, 11.7},
       {make_problem(2, 1024, 8, {{1521, 3, 1, 1}}, 4), bf16, ieee, "direct_columns", 6.3, 16.3},
-      {make_problem(64, 256, 256, {{1, 4, 2, 1}}), bf16, ieee, "gemm_col2im_cublas", 5.4, 27.5},
+      {make_problem(16, 256, 128, {{1, 8, 4}}), f32, tf32, "direct_streamed", 5.7, 9.1},
+      {make_problem(64, 100, 512, {{1, 4}, {1, 4}}), f32, tf32x3, "direct_streamed", 15.6, 179.4},
+      {make_problem(64, 100, 512, {{1, 4}, {1, 4}}), bf16, ieee, "gemm_col2im_cublas", 12.1, 20.7},
       {make_problem(1, 768, 64, {{146, 1}}), f32, tf32, "gemm_col2im_cublas", 8.4, 21.7},
       {make_problem(16, 1024, 128, {{5, 8, 4, 2}}), bf16, ieee, "gemm_col2im_cublas_joined", 11.2, 30.3},
       {make_problem(64, 1024, 32, {{6, 5, 2, 2}}), f32, tf32, "gemm_col2im_cublas_joined", 14.4, 35.7},
@@ -567,7 +569,7 @@ TEST(ChoosePlan, TakesTheFamilyThatWasMeasuredFastest) {
       {make_problem(4, 16, 16, {{50, 2, 2}, {50, 2, 2}}), f32, tf32, "implicit_gemm_sm90_windows", 4.0, 7.2},
       {make_problem(1, 64, 32, {{7516, 16, 8, 4}}), bf16, ieee, "implicit_gemm_sm90_bfloat16", 8.7, 17.2},
       {make_problem(2, 128, 512, {{3556, 3, 1, 1}}), f32, tf32x3, "implicit_gemm_sm90_tf32x3", 39.9, 70.2},
-      {make_problem(64, 128, 128, {{3, 12, 6, 3}}), f32, tf32x3, "implicit_gemm_sm80", 21.4, 35.6},
+      {make_problem(64, 128, 128, {{3, 12, 6, 3}}), f32, tf32x3, "direct_streamed", 9.6, 22.8},
   };
   for (const Measured& measured : all) {
     const Problem problem = with(measured.problem, measured.dtype);

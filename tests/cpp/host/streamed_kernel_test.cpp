@@ -79,10 +79,10 @@ Problem random_problem(std::mt19937_64* random) {
     }
     const std::int64_t groups = below(3) ? 1 : 1 + below(3);
     const std::int64_t in = below(3) ? 8 + below(20) : 40 + below(600), out = below(4) ? 1 + below(24) : 1 + below(300);
-    Problem problem = make_problem(1 + below(4), groups * in, groups * out, axes, groups, below(2) == 0);
+    Problem problem = make_problem(below(4) ? 1 + below(4) : 1 + below(20), groups * in, groups * out, axes, groups, below(2) == 0);
     problem.dtype = kDTypes[below(4)];
     problem.layout = below(3) ? Layout::channels_first : Layout::channels_last;
-    if (validate(problem).ok() && problem.output_elements() > 0 && problem.batch * problem.input_positions() <= direct::kMostStreamedPositions) return problem;
+    if (validate(problem).ok() && problem.output_elements() > 0 && problem.input_positions() <= direct::kMostStreamedPositions) return problem;
   }
 }
 
@@ -104,6 +104,7 @@ TEST(StreamedKernel, IsExactOnIntegers) {
 TEST(StreamedKernel, ServesFewPositionsOfSeveralChannels) {
   EXPECT_TRUE(direct::streamed_serve(make_problem(1, 1024, 512, {{2, 16, 8}})));
   EXPECT_TRUE(direct::streamed_serve(make_problem(4, 1024, 512, {{2, 16, 8}})));
+  EXPECT_TRUE(direct::streamed_serve(make_problem(1000, 1024, 512, {{8, 16, 8}})));
   EXPECT_TRUE(direct::streamed_serve(make_problem(1, 512, 7, {{2, 3, 2}, {2, 5, 3}, {2, 2, 2}})));
   EXPECT_FALSE(direct::streamed_serve(make_problem(1, 1024, 512, {{9, 16, 8}})));
   EXPECT_FALSE(direct::streamed_serve(make_problem(1, 7, 512, {{2, 16, 8}})));
@@ -123,6 +124,15 @@ TEST(StreamedKernel, SharesWeightsOut) {
   problem.out_channels = 511;
   problem.axes[2].kernel = 15;
   EXPECT_EQ(direct::streamed_geometry(problem).vector, 1);
+}
+
+/// Samples are shared out evenly over as few blocks as can be.
+TEST(StreamedKernel, SharesSamplesOut) {
+  const direct::StreamedGeometry g = direct::streamed_geometry(make_problem(5, 100, 512, {{3, 4, 2}}));
+  EXPECT_EQ(g.sample_blocks, 3);
+  EXPECT_EQ(g.samples, 2);
+  EXPECT_EQ(g.positions, 8);
+  EXPECT_EQ(g.blocks, 3 * g.tiles);
 }
 
 TEST(StreamedKernel, IsPredictedToWinWhereWeightsAreMost) {
