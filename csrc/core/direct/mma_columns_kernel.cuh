@@ -52,7 +52,7 @@ struct MmaColumns {
     const MmaColumnRing ring(params, gpu::dynamic_shared());
     const int thread = static_cast<int>(threadIdx.x), warp = __shfl_sync(0xffffffffu, thread / kWarpLanes, 0), loader = warp - p.slices * p.splits;
     if (loader >= 0) {
-      if (loader == 0 && gpu::elect()) ring.init_barriers(params.stages, p.slices);
+      if (loader == 0 && gpu::elect()) ring.init_barriers(params.stages, p.slices * kWarpLanes);
       __syncthreads();
       if (gpu::elect()) {
         const MmaColumnRows<T> rows(params, block, ring, loader);
@@ -129,8 +129,7 @@ struct MmaColumns {
     const int whole_chunks = p.group_in_channels / kMmaChannels;
     int stage = split, parity = 0, chunk = split;
     const auto advance = [&] {
-      __syncwarp();
-      if (thread == 0) gpu::barrier_arrive(ring.empty(stage));
+      gpu::barrier_arrive(ring.empty(stage));  // each lane for what it has read; a warp's arrivals take no longer than one
       stage += p.splits, chunk += p.splits;
       if (stage >= params.stages) stage = split, parity ^= 1;
     };

@@ -28,7 +28,7 @@ struct MmaColumnRing {
   __device__ __forceinline__ std::uint64_t* empty(int stage) const { return barriers + kMostMmaStages + stage; }
   __device__ __forceinline__ unsigned char* stage(int number) const { return stages + number * stage_bytes; }
 
-  /// By one thread, before the block's first barrier. `readers`: warps that read each stage.
+  /// By one thread, before the block's first barrier. `readers`: threads that read each stage.
   __device__ __forceinline__ void init_barriers(int stage_count, int readers) const {
 #pragma unroll 1
     for (int stage = 0; stage < stage_count; ++stage) {
