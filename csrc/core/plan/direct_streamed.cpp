@@ -39,7 +39,7 @@ std::int64_t most_columns(std::int64_t vector) { return kMostLanes * vector; }
 bool streamed_serve(const Problem& problem) {
   // In double: the product may exceed any integer.
   if (double(problem.axes[0].input) * double(problem.axes[1].input) * double(problem.axes[2].input) > kMostStreamedPositions) return false;
-  if (problem.batch < 1 || problem.group_in_channels() < kFewestChannels) return false;
+  if (problem.batch < 1 || problem.batch > std::numeric_limits<std::int32_t>::max() / 2 || problem.group_in_channels() < kFewestChannels) return false;
   double outputs = 1, taps = 1;
   for (const Axis& axis : problem.axes) {
     if (!fits_int32(axis)) return false;

@@ -89,7 +89,7 @@ struct Plan {
   /// Spells every choice: "gemm_col2im_cublas_tf32", "gemm_col2im_cublas_joined_tf32", "gemm_col2im_native_tf32x3",
   /// "gemm_col2im_cutlass_tf32x3_channels_first_64x128x16_align4", "gemm_col2im_cpu_float32",
   /// "implicit_gemm_sm90_tf32_channels_first_loaders1_128x64x32", "implicit_gemm_sm90_transposed_tf32_channels_first_136x128x32_splits2",
-  /// "direct_float32", "direct_columns_float32", "direct_streamed_float32".
+  /// "direct_float32", "direct_columns_float32", "direct_columns_mma_tf32", "direct_streamed_float32".
   std::string name() const;
   /// "128x128x32" (gemm_col2im: rows x positions x depth; implicit_gemm: positions x columns x words of depth); "" for back ends
   /// that decide by themselves.

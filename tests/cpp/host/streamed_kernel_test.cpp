@@ -110,6 +110,7 @@ TEST(StreamedKernel, ServesFewPositionsOfSeveralChannels) {
   EXPECT_FALSE(direct::streamed_serve(make_problem(1, 7, 512, {{2, 16, 8}})));
   EXPECT_FALSE(direct::streamed_serve(make_problem(1, 1024, 512, {{2, 129, 8}})));
   EXPECT_FALSE(direct::streamed_serve(make_problem(1, 1 << 20, 1, {{2, 16, 8}}))) << "inputs that shared memory does not hold";
+  EXPECT_FALSE(direct::streamed_serve(make_problem(std::int64_t{1} << 31, 8, 1, {{1, 1}}))) << "samples that are counted in 32 bits";
   EXPECT_FALSE(direct::streamed_serve(make_problem(1, 8, 1 << 30, {{2, 16, 8}})));
 }
 
