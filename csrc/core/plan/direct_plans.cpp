@@ -164,33 +164,27 @@ void predict_mma_columns(const Problem& problem, Plan* plan) {
   plan->predicted_seconds = std::max(memory, std::max(copies, reads) / kClock) + rounds * kFirstLoads + exchange + kLaunch;
 }
 
-bool is_served(const Problem& problem, const Plan& plan) {
-  switch (plan.instance) {
-    case kColumnsInstance:
-      return direct::columns_serve(problem);
-    case kMmaColumnsInstance:
-      return direct::mma_columns_serve(problem, plan.precision);
-    case kStreamedInstance:
-      return direct::streamed_serve(problem);
-    default:
-      return direct_serves(problem);
-  }
-}
+/// A kernel of the algorithm.
+struct DirectKernel {
+  const char* prefix;  ///< of its plans' names
+  bool (*serves)(const Problem&, Precision);
+  void (*predict)(const Problem&, Plan*);
+  bool sm90_only = false;
+};
+
+/// Plan::instance is the row.
+const DirectKernel kKernels[] = {
+    {"direct_", [](const Problem& problem, Precision) { return direct_serves(problem); }, predict_gather},
+    {"direct_columns_", [](const Problem& problem, Precision) { return direct::columns_serve(problem); }, predict_columns},
+    {"direct_columns_mma_", direct::mma_columns_serve, predict_mma_columns, true},
+    {"direct_streamed_", [](const Problem& problem, Precision) { return direct::streamed_serve(problem); }, predict_streamed},
+};
+constexpr int kCount = int(sizeof kKernels / sizeof *kKernels);
+static_assert(kGatherInstance == 0 && kColumnsInstance == 1 && kMmaColumnsInstance == 2 && kStreamedInstance == 3 && kCount == 4, "in the order of kKernels");
 
 }  // namespace
 
-const char* direct_prefix(int instance) {
-  switch (instance) {
-    case kColumnsInstance:
-      return "direct_columns_";
-    case kMmaColumnsInstance:
-      return "direct_columns_mma_";
-    case kStreamedInstance:
-      return "direct_streamed_";
-    default:
-      return "direct_";
-  }
-}
+const char* direct_prefix(int instance) { return instance >= 0 && instance < kCount ? kKernels[instance].prefix : "direct_"; }
 
 bool direct_serves(const Problem& problem) {
   const double terms = terms_of(problem);
@@ -210,38 +204,23 @@ void append_direct_plans(const Problem& problem, const DeviceTraits& traits, con
   plan.piece.batch = std::max<std::int64_t>(problem.batch, 1);
   for (int a = 0; a < kMaxAxes; ++a) plan.piece.output[a] = problem.axes[a].output();
   count(problem, &plan);
-  if (direct_serves(problem)) {
-    plan.instance = kGatherInstance;
-    predict_gather(problem, &plan);
-    plans->push_back(plan);
-  }
-  if (direct::columns_serve(problem)) {
-    plan.instance = kColumnsInstance;
-    predict_columns(problem, &plan);
-    plans->push_back(plan);
-  }
-  if (direct::streamed_serve(problem)) {
-    plan.instance = kStreamedInstance;
-    predict_streamed(problem, &plan);
-    plans->push_back(plan);
-  }
-  if (fused_plans::runs_on(Family::sm90, traits.compute_capability) && direct::mma_columns_serve(problem, plan.precision)) {
-    plan.instance = kMmaColumnsInstance;
-    predict_mma_columns(problem, &plan);
+  for (plan.instance = 0; plan.instance < kCount; ++plan.instance) {
+    const DirectKernel& kernel = kKernels[plan.instance];
+    if ((kernel.sm90_only && !fused_plans::runs_on(Family::sm90, traits.compute_capability)) || !kernel.serves(problem, plan.precision)) continue;
+    kernel.predict(problem, &plan);
     plans->push_back(plan);
   }
 }
 
 Status check_direct_plan(const Problem& problem, const Plan& plan) {
-  if (plan.instance < kGatherInstance || plan.instance > kStreamedInstance) {
-    return Status::invalid("expected plan.instance of a direct plan to be 0 to " + std::to_string(kStreamedInstance) + ", but got " + std::to_string(plan.instance));
+  if (plan.instance < 0 || plan.instance >= kCount) {
+    return Status::invalid("expected plan.instance of a direct plan to be 0 to " + std::to_string(kCount - 1) + ", but got " + std::to_string(plan.instance));
   }
   if (plan.device != Device::cuda || plan.dtype != problem.dtype) {
     return Status::invalid("expected a CUDA plan for " + std::string(name_of(problem.dtype)) + ", but got " +
                            plan.name());
   }
-  const bool serves = is_served(problem, plan);
-  if (!serves) {
+  if (!kKernels[plan.instance].serves(problem, plan.precision)) {
     return Status::invalid("expected a plan that was made for " + to_string(problem) + ", but got " + plan.name() +
                            " of another problem");
   }
