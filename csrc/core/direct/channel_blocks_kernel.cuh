@@ -86,7 +86,7 @@ struct ChannelBlocks {
 
     // In the order of ChannelsFirst, so that how an output is covered does not change its bits.
     Acc sum[G][C] = {};
-    for_each_outer_tap<Rank>(p, o0, o1, [&](Int input_row, Int outer_tap) {
+    for_each_outer_tap<Rank>(p.axis, o0, o1, [&](Int input_row, Int outer_tap) {
       const Int place = Rank > 1 ? input_row * last.input : Int(0);
       const Weights* const weights = shared + (outer_tap * last.kernel + taps.tap);
       if constexpr (kSumsOfSums) {

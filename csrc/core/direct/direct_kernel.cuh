@@ -264,21 +264,21 @@ struct Params {
 /// Calls add(input row, weight row) for each tap on the outer two axes that reads an input: offsets of a channel's row,
 /// and of a row of its weights.
 template <int Rank, class Int, class Add>
-CONVT_HOST_DEVICE void for_each_outer_tap(const Params<Int>& p, Int o0, Int o1, Add add) {
+CONVT_HOST_DEVICE void for_each_outer_tap(const Axis<Int> (&axis)[kMaxAxes], Int o0, Int o1, Add add) {
   if constexpr (Rank == 1) {
     add(Int(0), Int(0));
   } else {
-    const Taps<Int> taps0 = taps_at(p.axis[0], o0), taps1 = taps_at(p.axis[1], o1);
+    const Taps<Int> taps0 = taps_at(axis[0], o0), taps1 = taps_at(axis[1], o1);
     CONVT_UNROLL(1)
     for (Int j0 = 0; j0 < taps0.count; ++j0) {
-      const Int input0 = taps0.input - j0 * p.axis[0].input_step;
-      if (!inside(input0, p.axis[0].input)) continue;
+      const Int input0 = taps0.input - j0 * axis[0].input_step;
+      if (!inside(input0, axis[0].input)) continue;
       CONVT_UNROLL(1)
       for (Int j1 = 0; j1 < taps1.count; ++j1) {
-        const Int input1 = taps1.input - j1 * p.axis[1].input_step;
-        if (!inside(input1, p.axis[1].input)) continue;
-        const Int tap = (taps0.tap + j0 * p.axis[0].tap_step) * p.axis[1].kernel + taps1.tap + j1 * p.axis[1].tap_step;
-        add(Int(input0 * p.axis[1].input + input1), tap);
+        const Int input1 = taps1.input - j1 * axis[1].input_step;
+        if (!inside(input1, axis[1].input)) continue;
+        const Int tap = (taps0.tap + j0 * axis[0].tap_step) * axis[1].kernel + taps1.tap + j1 * axis[1].tap_step;
+        add(Int(input0 * axis[1].input + input1), tap);
       }
     }
   }
@@ -448,7 +448,7 @@ struct ChannelsFirst {
   template <class Access, bool kChecked, class RowsAt>
   static CONVT_HOST_DEVICE void gather(const P& p, Int o0, Int o1, Int m, Int phase, const Taps<Int> (&taps)[V],
                                        RowsAt rows_at, Sums& sum) {
-    for_each_outer_tap<Rank>(p, o0, o1, [&](Int input_row, Int outer_tap) {
+    for_each_outer_tap<Rank>(p.axis, o0, o1, [&](Int input_row, Int outer_tap) {
       const Rows rows = rows_at(input_row, outer_tap);
       if constexpr (kSumsOfSums) {
         Sums part = {};
@@ -730,7 +730,7 @@ struct ChannelsLast {
     CONVT_UNROLL_ALL
     for (int v = 0; v < V; ++v) add[v] = bias != nullptr ? Acc(widen(Access::load(bias + (channel + v)))) : Acc(0);
     Acc sum[G][V] = {};
-    for_each_outer_tap<kMaxAxes>(p, o0, o1, [&](Int input_row, Int outer_tap) {
+    for_each_outer_tap<kMaxAxes>(p.axis, o0, o1, [&](Int input_row, Int outer_tap) {
       Acc part[G][V] = {};  // summed up by itself: see ChannelsFirst::kSumsOfSums
       CONVT_UNROLL(1)
       for (Int j = 0; j < taps.count; ++j) {

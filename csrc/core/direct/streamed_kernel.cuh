@@ -99,11 +99,11 @@ struct Streamed {
     t.next = weight + (row * p.columns + b.channel * p.taps + column);
     t.step = std::int64_t(slots) * p.columns;
     if constexpr (kPrefetchedRows > 0) {
-      const Int warps = p.by_slots.divisor() * p.by_lanes.divisor() / kWarpLanes, warp = thread / kWarpLanes;
-      const T* const first = weight + (std::int64_t(b.group) * p.in_channels * p.columns + b.channel * p.taps);
+      const T* const weights = weight + (std::int64_t(b.group) * p.in_channels * p.columns + b.channel * p.taps);
+      const Int warps = slots * p.by_lanes.divisor() / kWarpLanes, warp = thread / kWarpLanes;
       if (thread % kWarpLanes == 0 && warp < warps) {
         CONVT_UNROLL(1)
-        for (Int r = warp; r < kPrefetchedRows * warps && r < p.in_channels; r += warps) Access::prefetch_run(first + std::int64_t(r) * p.columns, b.channels * p.taps);
+        for (Int r = warp; r < kPrefetchedRows * warps && r < p.in_channels; r += warps) Access::prefetch_run(weights + std::int64_t(r) * p.columns, b.channels * p.taps);
       }
     }
     constexpr Int kSector = 32 / Int(sizeof(T));  // what a request is for
@@ -130,7 +130,7 @@ struct Streamed {
   static CONVT_HOST_DEVICE void multiply(const Params& p, const Inputs* shared, Thread& t) {
     const Int slots = p.by_slots.divisor();
     const Inputs* inputs = shared + t.slot;
-    // Whole batches first: without branches, each waits for its own loads only.
+    // Whole batches first: branches would keep loads of several rows from being under way together.
     for (; t.rows >= 4 * kBatch; t.rows -= 2 * kBatch, inputs += 2 * kBatch * slots) {
       add_batch<false>(inputs, slots, 0, t, t.first);
       ask_batch<Access, false>(2 * kBatch, t, t.first);
@@ -294,19 +294,9 @@ struct Streamed {
     if (p.one_axis) return add_row(p, columns, position, 0, o, sum);
     const Int row = p.by_outputs2.quotient(o), o2 = o - row * p.by_outputs2.divisor();
     const Int o0 = p.by_outputs1.quotient(row), o1 = row - o0 * p.by_outputs1.divisor();
-    const Taps<Int> taps0 = taps_at(p.axis[0], o0), taps1 = taps_at(p.axis[1], o1);
-    CONVT_UNROLL(1)
-    for (Int j0 = 0; j0 < taps0.count; ++j0) {
-      const Int i0 = taps0.input - j0 * p.axis[0].input_step;
-      if (!inside(i0, p.axis[0].input)) continue;
-      CONVT_UNROLL(1)
-      for (Int j1 = 0; j1 < taps1.count; ++j1) {
-        const Int i1 = taps1.input - j1 * p.axis[1].input_step;
-        if (!inside(i1, p.axis[1].input)) continue;
-        const Int tap = (taps0.tap + j0 * p.axis[0].tap_step) * p.axis[1].kernel + taps1.tap + j1 * p.axis[1].tap_step;
-        add_row(p, columns, position + (i0 * p.axis[1].input + i1) * p.axis[2].input, tap * p.axis[2].kernel, o2, sum);
-      }
-    }
+    for_each_outer_tap<kMaxAxes>(p.axis, o0, o1, [&](Int input_row, Int outer_tap) {
+      add_row(p, columns, position + input_row * p.axis[2].input, outer_tap * p.axis[2].kernel, o2, sum);
+    });
   }
 
   /// Those of the last axis, of the row of inputs that begins at `position` and the row of taps that begins at `tap`.

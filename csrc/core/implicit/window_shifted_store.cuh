@@ -24,7 +24,7 @@ template <class C>
 struct ShiftedStore : WindowStore<C> {
   using Base = WindowStore<C>;
   using Element = typename C::Element;
-  static_assert(Base::kForm == Form::neighbours || Base::kForm == Form::halves || Base::kForm == Form::thirds);
+  static_assert(Base::kForm == Form::halves || Base::kForm == Form::thirds);
   static_assert(Base::kLineSets == 1 && C::kWindow.lines == 1);
 
   /// Stores a tile's sums.

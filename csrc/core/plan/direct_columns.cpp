@@ -10,7 +10,6 @@ namespace direct {
 namespace {
 
 constexpr std::int64_t kMostReach = 16;              // half of the smallest tile
-constexpr std::int64_t kMostSharedBytes = 96 << 10;  // two blocks of an H100 or H200, one of any other GPU from sm_80 on
 constexpr std::int64_t kBanks = 32;
 
 /// Four rounds of 16 warps for each of 132 multiprocessors: beyond that, splitting channels brings no more loads into flight.
@@ -36,20 +35,18 @@ int count_for(std::int64_t columns) {
 /// Positions before a position's own that the outputs from its first tap to the next position's read.
 std::int64_t reach_of(const Axis& axis) { return (axis.kernel - 1) * axis.dilation / axis.stride; }
 
-/// Whether every index inside a row, and every output of it, stays below 2^31. In double: the products may exceed any
-/// integer.
-bool fits_int32(const Axis& axis) {
-  constexpr double kMax = std::numeric_limits<std::int32_t>::max() - 65536.0;
-  const double stride = double(axis.stride), tile = kColumnWarps * 4 * kWarpLanes;
-  return (double(axis.input) + tile) * stride + double(axis.kernel) * double(axis.dilation) + double(axis.padding) +
-             double(axis.output()) <= kMax && stride * stride <= kMax;
-}
-
 std::int64_t positions_of(const Problem& problem) {  // of a warp
   return kWarpLanes * column_positions(count_for(columns_of(problem)), accumulator_size(problem));
 }
 
 }  // namespace
+
+bool fits_int32(const convt_gemm::Axis& axis) {  // in double: the products may exceed any integer
+  constexpr double kMax = std::numeric_limits<std::int32_t>::max() - 65536.0;
+  const double stride = double(axis.stride), tile = kColumnWarps * 4 * kWarpLanes;
+  return (double(axis.input) + tile) * stride + double(axis.kernel) * double(axis.dilation) + double(axis.padding) +
+             double(axis.output()) <= kMax && stride * stride <= kMax;
+}
 
 std::int64_t channel_block_lanes(const Problem& problem) {
   const convt_gemm::Axis& last = problem.axes[2];
@@ -115,20 +112,23 @@ ColumnShape choose_column_shape(const Problem& problem) {
   return shape;
 }
 
+void set_tiles(const Problem& problem, std::int64_t tile, ColumnGeometry* g) {
+  const Axis& last = problem.axes[2];
+  g->reach = reach_of(last);
+  g->own = last.input <= tile ? last.input : tile - g->reach;
+  g->tiles = ceil_div(last.input, g->own);
+  g->blocks = problem.batch * problem.groups * problem.axes[0].input * problem.axes[1].input * g->tiles;
+  // Neighbouring outputs read columns of `stride` taps at 32/stride neighbouring positions: all in different banks.
+  g->pitch = tile + ceil_div(kBanks, last.stride) % kBanks;
+}
+
 ColumnGeometry column_geometry(const Problem& problem, const ColumnShape& shape) {
   ColumnGeometry g;
   const std::int64_t columns = columns_of(problem), size = std::int64_t(accumulator_size(problem));
-  const Axis& last = problem.axes[2];
   g.columns = count_for(columns);
   g.shape = shape;
   g.split_channels = ceil_div(problem.group_in_channels(), shape.splits);
-  g.reach = reach_of(last);
-  const std::int64_t tile = shape.slices * positions_of(problem);
-  g.own = last.input <= tile ? last.input : tile - g.reach;
-  g.tiles = ceil_div(last.input, g.own);
-  g.blocks = problem.batch * problem.groups * problem.axes[0].input * problem.axes[1].input * g.tiles;
-  // Neighbouring outputs read columns of `stride` taps at 32/stride neighbouring positions: all in different banks.
-  g.pitch = tile + ceil_div(kBanks, last.stride) % kBanks;
+  set_tiles(problem, shape.slices * positions_of(problem), &g);
   const std::int64_t quads = problem.group_in_channels() * g.columns * size / 16;
   g.parked = g.split_channels <= parked_channels(g.columns, std::size_t(size)) && quads <= g.threads();
   const std::int64_t inputs = g.parked ? g.split_channels * g.threads() * column_positions(g.columns, std::size_t(size)) : 0;

@@ -64,6 +64,11 @@ std::int64_t channel_block_lanes(const Problem& problem);
 /// A problem for which kernels with several outputs a thread have fewer threads than this takes one with one vector a thread: about four warps for each scheduler of an H200.
 inline constexpr std::int64_t kEnoughThreads = 65536;
 
+/// Shared memory of a block, at most: two blocks of an H100 or H200, one of any other GPU from sm_80 on.
+inline constexpr std::int64_t kMostSharedBytes = 96 << 10;
+/// Whether every index inside a row of the axis, and every output of it, stays below 2^31.
+bool fits_int32(const convt_gemm::Axis& axis);
+
 /// Whether the column kernel takes the problem: channels_first; a group has two input channels or more, and at most 32
 /// pairs of output channel and tap; taps overlap on the last axis only, and there reach 16 positions at most; the weights
 /// of a group fit into shared memory.
@@ -92,6 +97,8 @@ FrameGeometry frame_geometry(const Problem& problem);
 /// The problem must satisfy columns_serve().
 ColumnShape choose_column_shape(const Problem& problem);
 ColumnGeometry column_geometry(const Problem& problem, const ColumnShape& shape);
+/// Cuts rows into tiles of so many positions: reach, own, tiles, blocks and pitch.
+void set_tiles(const Problem& problem, std::int64_t tile, ColumnGeometry* geometry);
 
 }  // namespace direct
 }  // namespace convt_gemm

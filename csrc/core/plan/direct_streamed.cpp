@@ -5,26 +5,18 @@
 #include <numeric>
 
 #include "plan/arithmetic.h"
+#include "plan/direct_columns.h"
+#include "plan/pieces.h"
 
 namespace convt_gemm {
 namespace direct {
 namespace {
 
-constexpr std::int64_t kMostSharedBytes = 96 << 10;  // as direct_columns.cpp: there is room for it on any GPU from sm_80 on
 constexpr std::int64_t kFewestChannels = 8;          // of a group; fewer are not worth a block's threads
 constexpr std::int64_t kMostLanes = 128;
 constexpr std::int64_t kMostOutputs = std::int64_t{1} << 28;  // of a sample's channel
 /// Multiprocessors that share the work, and bytes of a row that cost as much as what a block does once.
 constexpr std::int64_t kMultiprocessors = 132, kRowOverhead = 64;
-
-std::size_t accumulator_size(const Problem& problem) { return problem.dtype == DType::float64 ? 8 : 4; }
-
-/// As direct_columns.cpp: every index inside an axis stays below 2^31.
-bool fits_int32(const Axis& axis) {
-  constexpr double kMax = std::numeric_limits<std::int32_t>::max() - 65536.0;
-  const double stride = double(axis.stride);
-  return double(axis.input) * stride + double(axis.kernel) * double(axis.dilation) + double(axis.padding) + double(axis.output()) <= kMax && stride * stride <= kMax;
-}
 
 /// Output channels whose columns are whole vectors in memory, at least; 0 if none are.
 std::int64_t vector_channels(const Problem& problem, std::int64_t vector) {
@@ -55,7 +47,7 @@ bool streamed_serve(const Problem& problem) {
 
 StreamedGeometry streamed_geometry(const Problem& problem) {
   StreamedGeometry g;
-  const std::int64_t size = std::int64_t(size_of(problem.dtype)), accumulator = std::int64_t(accumulator_size(problem)), channels = problem.group_out_channels();
+  const std::int64_t size = std::int64_t(size_of(problem.dtype)), accumulator = std::int64_t(column_size(problem.dtype)), channels = problem.group_out_channels();
   g.sample_blocks = ceil_div(problem.batch, kMostStreamedPositions / problem.input_positions());
   g.samples = ceil_div(problem.batch, g.sample_blocks);
   g.positions = *std::find_if(std::begin(kStreamedPositions), std::end(kStreamedPositions), [&](int count) { return count >= g.samples * problem.input_positions(); });

@@ -10,9 +10,8 @@ namespace direct {
 namespace {
 
 /// Of a block, so that the one of the next kernel finds room beside it: a multiprocessor has 228 KiB, and keeps 1 KiB a block.
-constexpr std::int64_t kMostSharedBytes = 112 << 10;
+constexpr std::int64_t kMostBlockBytes = 112 << 10;
 constexpr std::int64_t kMostWeightBytes = 48 << 10;
-constexpr std::int64_t kBanks = 32;
 /// A block copies a row of each channel at least, however short: smaller tiles than that of so many slices take no less time.
 constexpr int kFewestSlices = 4;
 /// Of a row: longer parts of it are no faster, and leave fewer blocks.
@@ -46,23 +45,18 @@ ColumnShape choose_mma_column_shape(const Problem& problem) {
 
 MmaColumnGeometry mma_column_geometry(const Problem& problem, const ColumnShape& shape, std::int64_t most_stages) {
   MmaColumnGeometry g;
-  const Axis& last = problem.axes[2];
   const std::int64_t element = std::int64_t(size_of(problem.dtype));
   const std::int64_t tile = shape.slices * kMmaSlice;
   ColumnGeometry& c = g.columns;
   c.columns = int(padded_columns(problem));
   c.shape = shape;
-  c.reach = (last.kernel - 1) * last.dilation / last.stride;
-  c.own = last.input <= tile ? last.input : tile - c.reach;
-  c.tiles = ceil_div(last.input, c.own);
-  c.blocks = problem.batch * problem.groups * problem.axes[0].input * problem.axes[1].input * c.tiles;
-  c.pitch = tile + ceil_div(kBanks, last.stride) % kBanks;  // as in column_geometry()
+  set_tiles(problem, tile, &c);
   g.chunks = chunks_of(problem);
   g.weight_bytes = g.chunks * kMmaChannels * c.columns * element;
   // Rows begin less than 16 bytes late. Four neighbouring rows, which a warp reads together, are a quarter of the banks apart.
   g.row_pitch = tile * element + 32;
   const std::int64_t each = shape.splits * g.stage_bytes();
-  std::int64_t room = kMostSharedBytes - kMmaBarrierBytes - std::min(g.weight_bytes, kMostWeightBytes);
+  std::int64_t room = kMostBlockBytes - kMmaBarrierBytes - std::min(g.weight_bytes, kMostWeightBytes);
   if (c.blocks >= kEnoughBlocks) room = std::min(room, round_up(kEnoughBytes, each));
   const std::int64_t of_split = std::min({ceil_div(g.chunks, std::int64_t{shape.splits}), room / each, most_stages / shape.splits});
   g.stages = shape.splits * std::max<std::int64_t>(of_split, 1);

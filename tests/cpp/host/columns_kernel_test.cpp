@@ -18,7 +18,9 @@
 #include "support/checked_access.h"
 #include "support/dtype.h"
 #include "support/problems.h"
+#include "support/random_columns.h"
 #include "support/values.h"
+#include "support/with_type.h"
 
 namespace convt_gemm::testing {
 namespace {
@@ -84,17 +86,7 @@ Bytes run_as(const Problem& problem, const Operands& operands, const ColumnShape
 }
 
 Bytes run(const Problem& problem, const Operands& operands, const ColumnShape& shape) {
-  switch (problem.dtype) {
-    case DType::float32:
-      return run_as<float>(problem, operands, shape);
-    case DType::float64:
-      return run_as<double>(problem, operands, shape);
-    case DType::bfloat16:
-      return run_as<BFloat16>(problem, operands, shape);
-    case DType::float16:
-      return run_as<Float16>(problem, operands, shape);
-  }
-  return {};
+  return with_type(problem.dtype, [&](auto type) { return run_as<decltype(type)>(problem, operands, shape); });
 }
 
 /// The planner's choice, one warp, and others that cut tiles and channels unevenly.
@@ -191,32 +183,7 @@ INSTANTIATE_TEST_SUITE_P(Columns, ColumnKernel, ::testing::ValuesIn(column_probl
 INSTANTIATE_TEST_SUITE_P(Cases, ColumnKernel, ::testing::ValuesIn(served(reduced_cases(2e6, 40000))), ProblemName());
 
 Problem random_problem(std::mt19937_64* random) {
-  const auto below = [&](std::int64_t end) { return std::int64_t((*random)() % std::uint64_t(end)); };
-  const auto one_of = [&](std::initializer_list<std::int64_t> values) {
-    return values.begin()[below(std::int64_t(values.size()))];
-  };
-  for (;;) {
-    Problem problem;
-    problem.rank = int(one_of({1, 1, 2, 3}));
-    problem.batch = one_of({1, 1, 2, 3});
-    problem.groups = one_of({1, 1, 2, 3});
-    problem.in_channels = problem.groups * one_of({2, 3, 5, 8, 11, 17, 40});
-    problem.out_channels = problem.groups * one_of({1, 1, 1, 2, 3, 5, 8});
-    problem.bias = below(2) == 0;
-    problem.dtype = kDTypes[below(4)];
-    for (int i = 0; i < problem.rank; ++i) {
-      Axis& axis = problem.axis(i);
-      const bool last = i + 1 == problem.rank;
-      axis.input = last ? one_of({1, 2, 1 + below(300), 1 + below(300)}) : 1 + below(5);
-      axis.kernel = 1 + below(last ? 20 : 3);
-      axis.stride = one_of({1, 2, 2, 3, 4, 5, 8, 1 + below(40)});
-      axis.dilation = one_of({1, 1, 1, 2, 3, 5});
-      axis.output_padding = below(std::max(axis.stride, axis.dilation));
-      axis.padding = one_of({0, 1, below(7), below(40)});
-    }
-    const double products = double(problem.batch * problem.input_positions()) * double(problem.weight_elements());
-    if (validate(problem).ok() && problem.output_elements() < 30000 && products < 1e6 && direct::columns_serve(problem)) return problem;
-  }
+  return random_column_problem(random, {std::begin(kDTypes), std::end(kDTypes)}, {2, 3, 5, 8, 11, 17, 40}, direct::columns_serve);
 }
 
 TEST(ColumnKernelRandom, IsExactOnIntegers) {

@@ -14,6 +14,7 @@
 #include "support/dtype.h"
 #include "support/problems.h"
 #include "support/values.h"
+#include "support/with_type.h"
 
 namespace convt_gemm::testing {
 namespace {
@@ -49,17 +50,7 @@ Bytes run_as(const Problem& problem, const Operands& operands, std::int64_t enou
 }
 
 Bytes run(const Problem& problem, const Operands& operands, std::int64_t enough_threads) {
-  switch (problem.dtype) {
-    case DType::float32:
-      return run_as<float>(problem, operands, enough_threads);
-    case DType::float64:
-      return run_as<double>(problem, operands, enough_threads);
-    case DType::bfloat16:
-      return run_as<BFloat16>(problem, operands, enough_threads);
-    case DType::float16:
-      return run_as<Float16>(problem, operands, enough_threads);
-  }
-  return {};
+  return with_type(problem.dtype, [&](auto type) { return run_as<decltype(type)>(problem, operands, enough_threads); });
 }
 
 /// As a large problem, as a small one (one vector a thread), and as one between them (four of some depthwise layers).

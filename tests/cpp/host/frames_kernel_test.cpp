@@ -16,6 +16,7 @@
 #include "support/dtype.h"
 #include "support/problems.h"
 #include "support/values.h"
+#include "support/with_type.h"
 
 namespace convt_gemm::testing {
 namespace {
@@ -48,17 +49,7 @@ Bytes run_as(const Problem& problem, const Operands& operands) {
 }
 
 Bytes run(const Problem& problem, const Operands& operands) {
-  switch (problem.dtype) {
-    case DType::float32:
-      return run_as<float>(problem, operands);
-    case DType::float64:
-      return run_as<double>(problem, operands);
-    case DType::bfloat16:
-      return run_as<BFloat16>(problem, operands);
-    case DType::float16:
-      return run_as<Float16>(problem, operands);
-  }
-  return {};
+  return with_type(problem.dtype, [&](auto type) { return run_as<decltype(type)>(problem, operands); });
 }
 
 Problem random_problem(std::mt19937_64* random) {

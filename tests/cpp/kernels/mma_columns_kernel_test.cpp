@@ -20,6 +20,7 @@
 #include "support/cases.h"
 #include "support/dtype.h"
 #include "support/problems.h"
+#include "support/random_columns.h"
 #include "support/values.h"
 
 namespace convt_gemm::testing {
@@ -168,32 +169,11 @@ INSTANTIATE_TEST_SUITE_P(Small, MmaColumnKernel, ::testing::ValuesIn(served(smal
 INSTANTIATE_TEST_SUITE_P(Columns, MmaColumnKernel, ::testing::ValuesIn(served(column_problems())), ProblemName());
 INSTANTIATE_TEST_SUITE_P(Cases, MmaColumnKernel, ::testing::ValuesIn(served(reduced_cases(1e6, 20000))), ProblemName());
 
+/// Of few blocks, for the emulator's sake.
 Problem random_problem(std::mt19937_64* random) {
-  const auto below = [&](std::int64_t end) { return std::int64_t((*random)() % std::uint64_t(end)); };
-  const auto one_of = [&](std::initializer_list<std::int64_t> values) { return values.begin()[below(std::int64_t(values.size()))]; };
-  for (;;) {
-    Problem problem;
-    problem.rank = int(one_of({1, 1, 2, 3}));
-    problem.batch = one_of({1, 1, 2, 3});
-    problem.groups = one_of({1, 1, 2, 3});
-    problem.in_channels = problem.groups * one_of({2, 3, 8, 11, 16, 17, 40, 64, 100});
-    problem.out_channels = problem.groups * one_of({1, 1, 1, 2, 3, 5, 8});
-    problem.bias = below(2) == 0;
-    problem.dtype = kDTypes[below(3)];
-    for (int i = 0; i < problem.rank; ++i) {
-      Axis& axis = problem.axis(i);
-      const bool last = i + 1 == problem.rank;
-      axis.input = last ? one_of({1, 2, 1 + below(300), 1 + below(300)}) : 1 + below(4);
-      axis.kernel = 1 + below(last ? 20 : 3);
-      axis.stride = one_of({1, 2, 2, 3, 4, 5, 8, 1 + below(40)});
-      axis.dilation = one_of({1, 1, 1, 2, 3, 5});
-      axis.output_padding = below(std::max(axis.stride, axis.dilation));
-      axis.padding = one_of({0, 1, below(7), below(40)});
-    }
-    const double products = double(problem.batch * problem.input_positions()) * double(problem.weight_elements());
-    const double blocks = double(problem.batch * problem.groups * problem.axes[0].input * problem.axes[1].input);
-    if (validate(problem).ok() && problem.output_elements() < 30000 && products < 1e6 && blocks < 30 && direct::mma_columns_serve(problem, Precision::tf32)) return problem;
-  }
+  return random_column_problem(random, {std::begin(kDTypes), std::end(kDTypes)}, {2, 3, 8, 11, 16, 17, 40, 64, 100}, [](const Problem& problem) {
+    return problem.batch * problem.groups * problem.axes[0].input * problem.axes[1].input < 30 && direct::mma_columns_serve(problem, Precision::tf32);
+  });
 }
 
 Way random_way(const Problem& problem, std::mt19937_64* random) {
