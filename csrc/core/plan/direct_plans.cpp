@@ -114,7 +114,7 @@ void predict_columns(const Problem& problem, Plan* plan) {
   const direct::ColumnGeometry g = direct::column_geometry(problem, direct::choose_column_shape(problem));
   const double words = problem.dtype == DType::float64 ? 2 : 1;  // of an accumulator
   const double positions = direct::column_positions(g.columns, std::size_t(4 * words)), sums = positions * g.columns;
-  const double warps = double(g.blocks) * g.shape.slices * g.shape.splits;
+  const double warps = std::max(1.0, double(g.blocks) * g.shape.slices * g.shape.splits);  // there are none without samples
   const double warp_channels = double(g.blocks) * g.shape.slices * double(problem.group_in_channels());
 
   // A warp has two batches of 16 loads under way.

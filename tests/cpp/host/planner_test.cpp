@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <set>
 #include <string>
 #include <vector>
@@ -154,6 +155,18 @@ void expect_aligned(const Problem& problem, const Plan& plan, const CutlassInsta
     }
     inside *= axis.input;
   }
+}
+
+/// Plans are listed as JSON, which has no infinity.
+TEST(CudaPlans, HaveFiniteTimesWithoutSamplesToo) {
+  for_each_setting(all_problems(), [](Problem problem, Precision precision) {
+    for (const std::int64_t batch : {problem.batch, std::int64_t{0}}) {
+      problem.batch = batch;
+      for (const Plan& plan : enumerate_plans(problem, cuda(), options(precision))) {
+        EXPECT_TRUE(std::isfinite(plan.predicted_seconds)) << plan.name() << " on " << to_string(problem);
+      }
+    }
+  });
 }
 
 TEST(CudaPlans, CutlassInstancesSuitTheProblem) {
