@@ -26,6 +26,7 @@ __device__ __forceinline__ void implicit_gemm_transposed(const typename C::Param
     __syncthreads();
     if (p.w.splits > 1) gpu::cluster_arrive_relaxed();
     loader.run();
+    gpu::let_next_kernel_start();  // no earlier: what is left is to multiply and store what the stages hold
     if (p.w.splits > 1) gpu::cluster_wait();
     return;
   }

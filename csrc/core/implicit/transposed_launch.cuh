@@ -25,7 +25,10 @@ Status launch_range(typename C::Params p, void* packed, cudaStream_t stream) {
   to_packed.y = packed;
   const dim3 grid(static_cast<unsigned>((p.w.packed_slots - 1) / kWarpgroup + 1), static_cast<unsigned>(p.g.channel_blocks * C::kQuads / C::kPackedQuads),
                   static_cast<unsigned>(p.g.groups));
-  cudaError_t error = launch_early({grid, kWarpgroup, 0, stream}, pack_positions_kernel<C>, to_packed);
+  std::size_t shared_bytes = 0;
+  cudaError_t error = spreading_bytes(grid.x * grid.y * grid.z, &shared_bytes);
+  if (error == cudaSuccess) error = cudaFuncSetAttribute(pack_positions_kernel<C>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
+  if (error == cudaSuccess) error = launch_early({grid, kWarpgroup, shared_bytes, stream}, pack_positions_kernel<C>, to_packed);
   if (error != cudaSuccess) return checked("implicit GEMM: positions", error);
   p.x = packed;
   error = launch_early({static_cast<unsigned>(p.g.blocks), C::kThreads, static_cast<std::size_t>(p.g.shared_bytes), stream, static_cast<unsigned>(p.w.splits)},

@@ -27,22 +27,36 @@ __device__ __forceinline__ std::int64_t place_of_slot(const typename C::Params& 
   }
 }
 
+/// Asks for elements `stride` apart from `from` on, unless it is null, to be in the L2 cache when they are read. Neighbouring threads have neighbouring elements: those of a warp
+/// that begin 32 bytes ask.
+template <class Element>
+__device__ __forceinline__ void ask_for_depth(const Element* from, std::int64_t stride, int depth) {
+  if (from == nullptr) return;
+  const bool first = threadIdx.x % 32 == 0;
+#pragma unroll 4
+  for (int e = 0; e < depth; ++e, from += stride) {
+    if (first || reinterpret_cast<std::uintptr_t>(from) % 32 == 0) gpu::prefetch(from);
+  }
+}
+
 /// Puts a quad of x for each slot of the range's tiles into the workspace, which `p.y` is. A block has kWarpgroup slots of kPackedQuads planes, and with kSplit of the planes of
 /// the low parts: blocks are (slots, quads of all channels, groups).
 template <class C>
 __device__ __forceinline__ void pack_positions(const typename C::Params& p) {
   const ImplicitGeometry& g = p.g;
-  gpu::wait_for_kernel_before();  // x, the workspace, and weights that the next kernel reads without waiting
-  gpu::let_next_kernel_start();
   const int slot = static_cast<int>(blockIdx.x) * kWarpgroup + static_cast<int>(threadIdx.x);
-  if (slot >= p.w.packed_slots) return;
   constexpr int kBlocks = C::kQuads / C::kPackedQuads;  // of threads for a block of channels
   const int channel_block = static_cast<int>(blockIdx.y) / kBlocks, first_quad = (static_cast<int>(blockIdx.y) - channel_block * kBlocks) * C::kPackedQuads;
   const int group = static_cast<int>(blockIdx.z), first = static_cast<int>(blockIdx.y) * C::kPackedQuads * C::kVector;
-  const std::int64_t place = place_of_slot<C>(p, p.w.first_row + slot - p.w.slots_before);
+  const std::int64_t place = slot < p.w.packed_slots ? place_of_slot<C>(p, p.w.first_row + slot - p.w.slots_before) : XPlaces<C>::kNowhere;
+  const typename C::Element* const from = place < 0 ? nullptr : static_cast<const typename C::Element*>(p.x) + (group * std::int64_t{g.in_channels} + first) * g.input + place;
+  const int depth = g.in_channels - first < C::kPackedQuads * C::kVector ? g.in_channels - first : C::kPackedQuads * C::kVector;
+  ask_for_depth(from, g.input, depth);
+  gpu::wait_for_kernel_before();  // x, the workspace, and weights that the next kernel reads without waiting
+  gpu::let_next_kernel_start();
+  if (slot >= p.w.packed_slots) return;
   Quad<C> quads[C::kPackedQuads];
-  const typename C::Element* from = static_cast<const typename C::Element*>(p.x) + (group * std::int64_t{g.in_channels} + first) * g.input + place;
-  fetch_depth<C>(place >= 0 ? from : nullptr, g.input, g.in_channels - first, quads);
+  fetch_depth<C>(from, g.input, depth, quads);
   if constexpr (C::kWordElements == 2) {
 #pragma unroll
     for (Quad<C>& quad : quads) {
