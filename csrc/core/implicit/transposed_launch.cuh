@@ -26,7 +26,7 @@ Status launch_range(typename C::Params p, void* packed, cudaStream_t stream) {
   const dim3 grid(static_cast<unsigned>((p.w.packed_slots - 1) / kWarpgroup + 1), static_cast<unsigned>(p.g.channel_blocks * C::kQuads / C::kPackedQuads),
                   static_cast<unsigned>(p.g.groups));
   std::size_t shared_bytes = 0;
-  cudaError_t error = spreading_bytes(grid.x * grid.y * grid.z, &shared_bytes);
+  cudaError_t error = spreading_bytes(std::int64_t{grid.x} * grid.y * grid.z, &shared_bytes);
   if (error == cudaSuccess) error = cudaFuncSetAttribute(pack_positions_kernel<C>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
   if (error == cudaSuccess) error = launch_early({grid, kWarpgroup, shared_bytes, stream}, pack_positions_kernel<C>, to_packed);
   if (error != cudaSuccess) return checked("implicit GEMM: positions", error);

@@ -27,15 +27,15 @@ __device__ __forceinline__ std::int64_t place_of_slot(const typename C::Params& 
   }
 }
 
-/// Asks for elements `stride` apart from `from` on, unless it is null, to be in the L2 cache when they are read. Neighbouring threads have neighbouring elements: those of a warp
-/// that begin 32 bytes ask.
+/// Asks for what fetch_depth will read. A request costs what a load does, and neighbouring threads read neighbouring elements: so only those ask whose element begins 32 bytes, or
+/// a warp's.
 template <class Element>
-__device__ __forceinline__ void ask_for_depth(const Element* from, std::int64_t stride, int depth) {
+__device__ __forceinline__ void prefetch_depth(const Element* from, std::int64_t stride, int depth) {
   if (from == nullptr) return;
-  const bool first = threadIdx.x % 32 == 0;
+  const bool first_lane = threadIdx.x % 32 == 0;
 #pragma unroll 4
   for (int e = 0; e < depth; ++e, from += stride) {
-    if (first || reinterpret_cast<std::uintptr_t>(from) % 32 == 0) gpu::prefetch(from);
+    if (first_lane || reinterpret_cast<std::uintptr_t>(from) % 32 == 0) gpu::prefetch(from);
   }
 }
 
@@ -50,8 +50,8 @@ __device__ __forceinline__ void pack_positions(const typename C::Params& p) {
   const int group = static_cast<int>(blockIdx.z), first = static_cast<int>(blockIdx.y) * C::kPackedQuads * C::kVector;
   const std::int64_t place = slot < p.w.packed_slots ? place_of_slot<C>(p, p.w.first_row + slot - p.w.slots_before) : XPlaces<C>::kNowhere;
   const typename C::Element* const from = place < 0 ? nullptr : static_cast<const typename C::Element*>(p.x) + (group * std::int64_t{g.in_channels} + first) * g.input + place;
-  const int depth = g.in_channels - first < C::kPackedQuads * C::kVector ? g.in_channels - first : C::kPackedQuads * C::kVector;
-  ask_for_depth(from, g.input, depth);
+  const int left = g.in_channels - first, depth = left < C::kPackedQuads * C::kVector ? left : C::kPackedQuads * C::kVector;
+  prefetch_depth(from, g.input, depth);
   gpu::wait_for_kernel_before();  // x, the workspace, and weights that the next kernel reads without waiting
   gpu::let_next_kernel_start();
   if (slot >= p.w.packed_slots) return;

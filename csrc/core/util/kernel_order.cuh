@@ -46,7 +46,7 @@ __device__ __forceinline__ void let_next_kernel_start() {
 
 /// The shared memory that each of `blocks` blocks has to ask for, so that a multiprocessor takes no more than its share of them. Those of a kernel that starts early would else
 /// fill the multiprocessors that are free first, and be few at work at a time. 0 where the shares are so large that it does not matter.
-inline cudaError_t spreading_bytes(unsigned blocks, std::size_t* bytes) {
+inline cudaError_t spreading_bytes(std::int64_t blocks, std::size_t* bytes) {
   constexpr int kMostBlocks = 16, kUnit = 1024;
   int device = 0, multiprocessors = 0, memory = 0, reserved = 0, most = 0;
   cudaError_t error = cudaGetDevice(&device);
@@ -56,7 +56,7 @@ inline cudaError_t spreading_bytes(unsigned blocks, std::size_t* bytes) {
   get(&multiprocessors, cudaDevAttrMultiProcessorCount), get(&memory, cudaDevAttrMaxSharedMemoryPerMultiprocessor);
   get(&reserved, cudaDevAttrReservedSharedMemoryPerBlock), get(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin);
   if (error != cudaSuccess) return error;
-  const unsigned share = (blocks - 1) / static_cast<unsigned>(multiprocessors) + 1;
+  const std::int64_t share = (blocks - 1) / multiprocessors + 1;
   const int each = share > kMostBlocks ? 0 : (memory / static_cast<int>(share) - reserved) / kUnit * kUnit;
   *bytes = static_cast<std::size_t>(each < most ? each : most);
   return cudaSuccess;
