@@ -367,6 +367,7 @@ void Launch::run_cluster(Extent first) {
                         std::vector<Warp>(warps)});
   }
   for (Block& block : cluster_) start_block(block);
+  GuardedMemory::allow_held(false);
   preference_.assign(warps_.size(), 0);
   for (unsigned& preference : preference_) preference = unsigned(random_());
   last_ = int(warps_.size()) * kWarp - 1;
@@ -435,6 +436,7 @@ void Launch::start_block(Block& block) {
 }
 
 void Launch::check_end_of_block(const Block& block) {
+  GuardedMemory::allow_held(true);  // a block that has nothing to do need not wait
   const std::string damage = GuardedMemory::damage();
   if (!damage.empty()) throw Error(damage);
   for (const BulkCopy& copy : bulk_copies_) {
@@ -1101,7 +1103,10 @@ class FaultHandler {
 class Launched {
  public:
   explicit Launched(Launch& launch) { launched = &launch; }
-  ~Launched() { launched = nullptr, position = nullptr; }
+  ~Launched() {
+    launched = nullptr, position = nullptr;
+    GuardedMemory::release_held();
+  }
   Launched(const Launched&) = delete;
   Launched& operator=(const Launched&) = delete;
 };
@@ -1152,6 +1157,8 @@ void launch(Extent blocks, Extent threads, std::size_t shared_bytes, const Optio
 std::uint32_t shared_address(const void* shared, Source at) { return launched->shared_address(shared, at); }
 void pass() { launched->pass(); }
 int lane() { return launched->running().index % kWarp; }
+
+void wait_for_kernel_before() { GuardedMemory::allow_held(true); }
 
 void copy_async(void* shared, const void* global, int bytes, int valid, Source at) {
   launched->copy_async(

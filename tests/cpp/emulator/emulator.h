@@ -12,7 +12,8 @@
 // ever (with a list of all of them), misaligned copies, addresses outside shared or guarded global memory, barriers
 // with too many arrivals or with bytes left over, lanes of a warp that disagree, a barrier that goes through two phases
 // before a thread that waits for the first has noticed, access to the shared memory of a block that has not started or
-// has ended, and so on. Races show as NaN or as results that depend on the options: shared memory is NaN at first, and
+// has ended, access to memory that the kernel ahead may be at work on (GuardedMemory::hold) before any thread has
+// waited for it, and so on. Races show as NaN or as results that depend on the options: shared memory is NaN at first, and
 // so is the destination of whatever is still under way.
 //
 // What is not found: a missing fence_async_proxy; a register operand of warpgroup_multiply that is changed too

@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <functional>
 #include <limits>
 #include <numeric>
 #include <sstream>
@@ -20,6 +21,7 @@ namespace {
 
 using emulator::Completion;
 using emulator::GlobalArray;
+using emulator::GuardedMemory;
 using emulator::launch;
 using emulator::Options;
 using emulator::Order;
@@ -220,6 +222,44 @@ TEST(Emulator, FindsAccessesOutsideArrays) {
   GlobalArray<char> odd(13);
   volatile char* const letters = odd.data();
   EXPECT_TRUE(contains(complaint(1, 0, kEarly, [&] { letters[14] = 1; }), "was written: 1 bytes past the end"));
+}
+
+TEST(Emulator, FindsAccessesBeforeTheKernelAheadIsDone) {
+  GuardedMemory memory(4096), other(4096);
+  GuardedMemory empty(0);
+  volatile unsigned char* const data = memory.data();
+  volatile unsigned char* const free_data = other.data();
+  const auto held_complaint = [&](const std::function<void()>& kernel) {
+    GuardedMemory::hold({&memory, &empty});
+    return complaint(64, 1024, kEarly, kernel);
+  };
+  EXPECT_TRUE(contains(held_complaint([&] { data[threadIdx.x + 100] = 1; }),
+                       "thread 0 of block (0, 0, 0) read or wrote byte 100 of an array of 4096 bytes, before wait_for_kernel_before"));
+  EXPECT_TRUE(contains(held_complaint([&] { if (threadIdx.x == 7) (void)data[3]; }), "thread 7 of block (0, 0, 0)"));
+  EXPECT_TRUE(contains(held_complaint([&] { gpu::copy_async<16>(shared_at<float>(0) + 4 * threadIdx.x, memory.data(), 16); }), "before wait_for_kernel_before"));
+  EXPECT_EQ(held_complaint([&] {
+              gpu::wait_for_kernel_before();
+              data[threadIdx.x] = 1;
+            }), "");
+  // One thread waits for all.
+  EXPECT_EQ(held_complaint([&] {
+              if (threadIdx.x == 40) gpu::wait_for_kernel_before();
+              __syncthreads();
+              data[threadIdx.x] = 1;
+            }), "");
+  EXPECT_EQ(held_complaint([&] { free_data[threadIdx.x] = 1; }), "");  // nothing of what is held: need not wait
+  EXPECT_EQ(complaint(1, 0, kEarly, [&] { data[5] = 1; }), "");        // held for one launch
+  data[5] = 2;                                                         // and for no one after it
+}
+
+TEST(Emulator, HoldsMemoryFromEveryCluster) {
+  GuardedMemory memory(4096);
+  volatile unsigned char* const data = memory.data();
+  GuardedMemory::hold({&memory});
+  EXPECT_THROW(launch({4}, {32}, 0, kEarly, [&] {
+                 if (blockIdx.x < 3) gpu::wait_for_kernel_before();
+                 data[threadIdx.x] = 1;
+               }), emulator::Error);
 }
 
 TEST(Emulator, FindsAccessesOutsideSharedMemory) {

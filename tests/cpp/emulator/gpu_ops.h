@@ -141,7 +141,11 @@ inline void barrier_init(std::uint64_t* barrier, int arrivals, Source at = Sourc
   emulator::barrier_init(barrier, arrivals, at);
 }
 inline void let_next_kernel_start() {}
-inline void wait_for_kernel_before() {}
+inline void wait_for_kernel_before() {
+  emulator::pass();
+  emulator::wait_for_kernel_before();
+  emulator::pass();
+}
 inline void barrier_init_fence() { emulator::pass(); }
 inline void barrier_arrive(std::uint64_t* barrier, Source at = Source::here()) {
   emulator::barrier_arrive(barrier, 0, at);

@@ -20,6 +20,16 @@ std::vector<const GuardedMemory*>& all_memory() {
   return all;
 }
 
+/// What the kernel ahead of the next launch is at work on, and whether it is done.
+struct Held {
+  std::vector<const GuardedMemory*> memories;
+  bool allowed = true;
+};
+Held& held() {
+  static Held all;
+  return all;
+}
+
 std::size_t round_up(std::size_t n, std::size_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 }  // namespace
@@ -44,6 +54,8 @@ GuardedMemory::GuardedMemory(std::size_t bytes, std::size_t alignment) : bytes_(
 
 GuardedMemory::~GuardedMemory() {
   all_memory().erase(std::find(all_memory().begin(), all_memory().end(), this));
+  std::vector<const GuardedMemory*>& memories = held().memories;
+  memories.erase(std::remove(memories.begin(), memories.end(), this), memories.end());
   munmap(pages_ - kPage, pages_bytes_ + 2 * kPage);
 }
 
@@ -57,7 +69,8 @@ std::string GuardedMemory::describe(const void* address) {
     const auto begin = reinterpret_cast<std::uintptr_t>(memory->data_), end = begin + memory->bytes_;
     const auto first = reinterpret_cast<std::uintptr_t>(memory->pages_);
     if (at < first - kPage || at >= first + memory->pages_bytes_ + kPage) continue;
-    const std::string array = " an array of " + std::to_string(memory->bytes_) + " bytes";
+    const bool waits = !held().allowed && std::find(held().memories.begin(), held().memories.end(), memory) != held().memories.end();
+    const std::string array = " an array of " + std::to_string(memory->bytes_) + " bytes" + (waits ? ", before wait_for_kernel_before" : "");
     if (at < begin) return std::to_string(begin - at) + " bytes before" + array;
     if (at >= end) return std::to_string(at - end) + " bytes past the end of" + array;
     return "byte " + std::to_string(at - begin) + " of" + array;
@@ -75,6 +88,21 @@ const void* GuardedMemory::slack_in(const void* from, std::size_t bytes) {
     if (end > data_end) return std::max(begin, data_end);
   }
   return nullptr;
+}
+
+void GuardedMemory::hold(std::initializer_list<const GuardedMemory*> memories) { held().memories = memories; }
+
+void GuardedMemory::allow_held(bool allow) {
+  if (held().allowed == allow) return;
+  for (const GuardedMemory* memory : held().memories) {
+    if (memory->pages_bytes_ != 0 && mprotect(memory->pages_, memory->pages_bytes_, allow ? PROT_READ | PROT_WRITE : PROT_NONE) != 0) throw std::bad_alloc();
+  }
+  held().allowed = allow;
+}
+
+void GuardedMemory::release_held() {
+  allow_held(true);
+  held().memories.clear();
 }
 
 std::string GuardedMemory::damage() {

@@ -2,6 +2,7 @@
 // Memory between inaccessible pages, for operands of emulated kernels: an access past either end is found, as
 // compute-sanitizer would find it.
 #include <cstddef>
+#include <initializer_list>
 #include <string>
 
 namespace convt_gemm::emulator {
@@ -23,6 +24,13 @@ class GuardedMemory {
   static std::string describe(const void* address);
   /// What of [from, from + bytes) is slack of any GuardedMemory, where reading it is a mistake that does not fault; null if nothing is.
   static const void* slack_in(const void* from, std::size_t bytes);
+  /// In the next launch the kernel ahead is taken to be at work on this memory still: a kernel that started early must not touch it before it has waited.
+  static void hold(std::initializer_list<const GuardedMemory*> memories);
+  /// What is held can be accessed, or not.
+  static void allow_held(bool allow);
+  /// Nothing is held any longer.
+  static void release_held();
+
   /// An error message if the slack of any GuardedMemory has been written, else empty.
   static std::string damage();
 

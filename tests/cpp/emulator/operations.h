@@ -30,6 +30,9 @@ extern const Position* position;
 
 std::uint32_t shared_address(const void* shared, Source at);
 
+/// The memory that GuardedMemory::hold names can be accessed from here on, by all threads of the cluster.
+void wait_for_kernel_before();
+
 void copy_async(void* shared, const void* global, int bytes, int valid, Source at);
 void copy_async_commit();
 void copy_async_wait(int pending);

@@ -76,7 +76,11 @@ class EmulatedRun {
       implicit::Params to_packed = params;
       to_packed.y = workspace->data();
       params.weight = workspace->data();
+      emulator::GuardedMemory::hold({x.get(), weight.get(), bias.get(), &y, &*workspace});
       emulator::launch({3}, {kWarpgroup}, 0, options, [&] { kernel.pack(to_packed); });
+      emulator::GuardedMemory::hold({&*workspace});
+    } else {
+      emulator::GuardedMemory::hold({x.get(), weight.get(), bias.get(), &y});
     }
     emulator::launch({unsigned(geometry.blocks)}, {unsigned(kernel.tile.threads())}, std::size_t(geometry.shared_bytes), options,
                      [&] { kernel.multiply(params); });

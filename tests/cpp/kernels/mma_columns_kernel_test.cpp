@@ -62,6 +62,7 @@ Bytes run_as(const Problem& problem, const Operands& operands, const Way& way) {
   tensors.input = x->data(), tensors.weight = weight->data(), tensors.bias = bias->data(), tensors.output = y.data();
   const direct::MmaColumnParams params = direct::mma_column_params(problem, g, tensors);
   GlobalMemory::written_twice = 0;
+  emulator::GuardedMemory::hold({x.get(), weight.get(), bias.get(), &y});
   emulator::launch({unsigned(g.columns.blocks)}, {unsigned(g.threads())}, std::size_t(g.shared_bytes), way.options, [&] {
     g.columns.columns == direct::kMmaColumns ? direct::MmaColumns<T, 1>::template run<GlobalMemory>(params) : direct::MmaColumns<T, 2>::template run<GlobalMemory>(params);
   });

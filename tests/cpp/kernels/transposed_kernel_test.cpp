@@ -60,9 +60,11 @@ Bytes run(const TransposedKernel& kernel, const Problem& problem, const Operands
     params.g = part.g, params.w = part.w, params.planes = part.planes;
     params.x = x->data(), params.weight = weight->data(), params.bias = problem.bias ? bias->data() : nullptr;
     params.y = workspace.data();
+    emulator::GuardedMemory::hold({x.get(), weight.get(), bias.get(), &y, &workspace});
     emulator::launch({unsigned((params.w.packed_slots - 1) / kWarpgroup + 1), unsigned(params.g.channel_blocks * kernel.pack_blocks), unsigned(params.g.groups)},
                      {kWarpgroup}, 0, options, [&] { kernel.pack(params); });
     params.x = workspace.data(), params.y = y.data();
+    emulator::GuardedMemory::hold({&workspace});  // the first kernel has waited for all else before it let this one start
     emulator::launch({unsigned(params.g.blocks)}, {unsigned(kernel.instance.tile.multiplying() + kTransposedLoading)}, std::size_t(params.g.shared_bytes),
                      options, [&] { kernel.multiply(params); }, unsigned(params.w.splits));
   }

@@ -63,6 +63,7 @@ Bytes run(const WindowKernel& kernel, const Problem& problem, const Operands& op
   const std::int64_t counter_bytes = window_workspace_bytes(g);
   const emulator::GuardedMemory counters(std::size_t(std::max<std::int64_t>(counter_bytes, 4)), 4);
   std::memset(counters.data(), 0, counters.bytes());
+  emulator::GuardedMemory::hold({x.get(), weight.get(), bias.get(), &y, &counters});
   emulator::launch({unsigned(g.blocks)}, {unsigned(kernel.instance.tile.threads())}, std::size_t(g.shared_bytes), options,
                    [&] { kernel.multiply({params, map, counter_bytes > 0 ? reinterpret_cast<int*>(counters.data()) : nullptr, window_x_passes(g)}); });
   return Bytes(y.data(), y.data() + y.bytes());
