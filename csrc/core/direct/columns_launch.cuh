@@ -67,9 +67,8 @@ cudaError_t launch_columns(const Problem& problem, const Tensors& tensors, cudaS
   cudaError_t error = cudaSuccess;
   for_column_kernel<T>(problem, g, [&](auto kernel, const ColumnParams& p) {
     const auto function = columns_kernel<decltype(kernel)>;
-    // Set for every call: a runtime keeps it for each device by itself, and the call costs less than a microsecond.
-    error = cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, int(g.shared_bytes));
-    if (error != cudaSuccess) return static_cast<void>(cudaGetLastError());
+    error = allow_shared_bytes(function, g.shared_bytes);
+    if (error != cudaSuccess) return;
     error = launch_early({static_cast<unsigned>(g.blocks), static_cast<unsigned>(g.threads()), static_cast<std::size_t>(g.shared_bytes), stream}, function,
                          static_cast<const T*>(tensors.input), static_cast<const T*>(tensors.weight),
                          problem.bias ? static_cast<const T*>(tensors.bias) : nullptr, static_cast<T*>(tensors.output), p);

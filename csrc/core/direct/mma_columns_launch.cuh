@@ -20,9 +20,8 @@ template <class T>
 cudaError_t launch_mma_columns(const Problem& problem, const Tensors& tensors, cudaStream_t stream) {
   const MmaColumnGeometry g = mma_column_geometry(problem, choose_mma_column_shape(problem));
   const auto kernel = g.columns.columns == kMmaColumns ? mma_columns_kernel<MmaColumns<T, 1>> : mma_columns_kernel<MmaColumns<T, 2>>;
-  // Set for every call: a runtime keeps it for each device by itself, and the call costs less than a microsecond.
-  const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(g.shared_bytes));
-  if (error != cudaSuccess) return static_cast<void>(cudaGetLastError()), error;
+  const cudaError_t error = allow_shared_bytes(kernel, g.shared_bytes);
+  if (error != cudaSuccess) return error;
   return launch_early({static_cast<unsigned>(g.columns.blocks), static_cast<unsigned>(g.threads()), static_cast<std::size_t>(g.shared_bytes), stream}, kernel,
                       mma_column_params(problem, g, tensors));
 }

@@ -39,9 +39,8 @@ cudaError_t launch_streamed(const Problem& problem, const Tensors& tensors, cuda
   cudaError_t error = cudaSuccess;
   for_streamed_kernel<T>(problem, g, [&](auto kernel, const StreamedParams& p) {
     const auto function = streamed_kernel<decltype(kernel)>;
-    // Set for every call: a runtime keeps it for each device by itself, and the call costs less than a microsecond.
-    error = cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, int(g.shared_bytes));
-    if (error != cudaSuccess) return static_cast<void>(cudaGetLastError());
+    error = allow_shared_bytes(function, g.shared_bytes);
+    if (error != cudaSuccess) return;
     error = launch_early({static_cast<unsigned>(g.blocks), static_cast<unsigned>(g.threads()), static_cast<std::size_t>(g.shared_bytes), stream}, function,
                          static_cast<const T*>(tensors.weight), static_cast<const T*>(tensors.input),
                          problem.bias ? static_cast<const T*>(tensors.bias) : nullptr, static_cast<T*>(tensors.output), p);

@@ -29,8 +29,7 @@ inline Status checked(const char* what, cudaError_t error) {
 template <class C>
 Status launch(Params p, void* packed, cudaStream_t stream) {
   const auto kernel = implicit_gemm_kernel<C>;
-  // Set for every call: a runtime keeps it for each device by itself, and the call costs less than a microsecond.
-  cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, p.g.shared_bytes);
+  cudaError_t error = allow_shared_bytes(kernel, p.g.shared_bytes);
   if (error != cudaSuccess) return checked("implicit GEMM: shared memory", error);
   if (p.g.packed) {
     Params to_packed = p;

@@ -27,7 +27,6 @@ Status launch_range(typename C::Params p, void* packed, cudaStream_t stream) {
                   static_cast<unsigned>(p.g.groups));
   std::size_t shared_bytes = 0;
   cudaError_t error = spreading_bytes(std::int64_t{grid.x} * grid.y * grid.z, &shared_bytes);
-  if (error == cudaSuccess) error = cudaFuncSetAttribute(pack_positions_kernel<C>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
   if (error == cudaSuccess) error = launch_early({grid, kWarpgroup, shared_bytes, stream}, pack_positions_kernel<C>, to_packed);
   if (error != cudaSuccess) return checked("implicit GEMM: positions", error);
   p.x = packed;
@@ -38,7 +37,7 @@ Status launch_range(typename C::Params p, void* packed, cudaStream_t stream) {
 
 template <class C>
 Status launch_transposed(const PlaneParams& p, void* packed, cudaStream_t stream) {
-  const cudaError_t error = cudaFuncSetAttribute(implicit_gemm_transposed_kernel<C>, cudaFuncAttributeMaxDynamicSharedMemorySize, p.g.shared_bytes);
+  const cudaError_t error = allow_shared_bytes(implicit_gemm_transposed_kernel<C>, p.g.shared_bytes);
   if (error != cudaSuccess) return checked("implicit GEMM: shared memory", error);
   for (int range = 0; range < p.w.ranges; ++range) {
     const TransposedGeometry geometry = range_of({p.g, p.w, p.planes}, range);

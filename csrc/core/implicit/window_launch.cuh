@@ -53,7 +53,7 @@ Status launch_kernel(const Params& p, void* workspace, cudaStream_t stream) {
   const std::int64_t counters = window_workspace_bytes(p.g);
   WindowParams params{p, {}, counters > 0 ? static_cast<int*>(workspace) : nullptr, window_x_passes(p.g)};
   // First of all a call that gives the thread the device's context, which the driver's own function wants.
-  cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, p.g.shared_bytes);
+  cudaError_t error = allow_shared_bytes(kernel, p.g.shared_bytes);
   if (error != cudaSuccess) return checked("implicit GEMM: shared memory", error);
   if constexpr (!kShiftedRows<C>) {
     const Status status = make_x_map<C>(p.g, p.x, &params.x_map);
