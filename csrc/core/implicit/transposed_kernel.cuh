@@ -14,6 +14,15 @@ struct TransposedRegisters {
   static constexpr int kMultiplying = (kEach * C::kThreads - kLoading * kTransposedLoading) / C::kMultiplying / 8 * 8;
 };
 
+/// What columns read instead of weights of a tap that they lack: an element behind each channel's piece of a stage, where nothing is copied to. For the threads that multiply.
+template <class C>
+__device__ __forceinline__ void zero_missing_taps(const typename C::Params& p, const Shared& shared) {
+#pragma unroll 1
+  for (int i = static_cast<int>(threadIdx.x); i < p.g.stages * C::kChannels; i += C::kMultiplying) {
+    reinterpret_cast<typename C::Element*>(shared.weight(i / C::kChannels))[i % C::kChannels * p.w.pitch + p.w.length] = typename C::Element{};
+  }
+}
+
 template <class C>
 __device__ __forceinline__ void implicit_gemm_transposed(const typename C::Params& p) {
   const ImplicitGeometry& g = p.g;
@@ -30,6 +39,7 @@ __device__ __forceinline__ void implicit_gemm_transposed(const typename C::Param
     if (p.w.splits > 1) gpu::cluster_wait();
     return;
   }
+  if (!p.w.all_taps) zero_missing_taps<C>(p, shared);
   if (threadIdx.x == 0) {
 #pragma unroll 1
     for (int stage = 0; stage < g.stages; ++stage) {
@@ -61,6 +71,15 @@ __device__ __forceinline__ void implicit_gemm_transposed(const typename C::Param
       store_share<C>(p, memory, at.tile, warpgroup, thread, rank, biases, exchange);
     }
   }
+}
+
+/// Calls use(configuration) with that of the kernel for the problem. tf32x3 has one for all, whose products wait for each other anyway.
+template <class C, class Use>
+auto with_transposed_kernel_of(const WeightTiles& w, const Use& use) {
+  if constexpr (!C::kSplit) {
+    if (!w.paired) return use(WithSingles<C>{});
+  }
+  return use(C{});
 }
 
 }  // namespace convt_gemm::implicit

@@ -18,7 +18,7 @@ __global__ void __launch_bounds__(kWarpgroup) pack_positions_kernel(const __grid
   pack_positions<C>(p);
 }
 
-/// `packed` is the place for a range's x in the tensor cores' order.
+/// `packed` is the place for a range's x in the tensor cores' order. `C` is the configuration of the product's kernel, see with_transposed_kernel_of.
 template <class C>
 Status launch_range(typename C::Params p, void* packed, cudaStream_t stream) {
   typename C::Params to_packed = p;
@@ -27,7 +27,7 @@ Status launch_range(typename C::Params p, void* packed, cudaStream_t stream) {
                   static_cast<unsigned>(p.g.groups));
   std::size_t shared_bytes = 0;
   cudaError_t error = spreading_bytes(std::int64_t{grid.x} * grid.y * grid.z, &shared_bytes);
-  if (error == cudaSuccess) error = launch_early({grid, kWarpgroup, shared_bytes, stream}, pack_positions_kernel<C>, to_packed);
+  if (error == cudaSuccess) error = launch_early({grid, kWarpgroup, shared_bytes, stream}, pack_positions_kernel<typename C::Plain>, to_packed);
   if (error != cudaSuccess) return checked("implicit GEMM: positions", error);
   p.x = packed;
   error = launch_early({static_cast<unsigned>(p.g.blocks), C::kThreads, static_cast<std::size_t>(p.g.shared_bytes), stream, static_cast<unsigned>(p.w.splits)},
@@ -36,7 +36,7 @@ Status launch_range(typename C::Params p, void* packed, cudaStream_t stream) {
 }
 
 template <class C>
-Status launch_transposed(const PlaneParams& p, void* packed, cudaStream_t stream) {
+Status launch_ranges(const PlaneParams& p, void* packed, cudaStream_t stream) {
   const cudaError_t error = allow_shared_bytes(implicit_gemm_transposed_kernel<C>, p.g.shared_bytes);
   if (error != cudaSuccess) return checked("implicit GEMM: shared memory", error);
   for (int range = 0; range < p.w.ranges; ++range) {
@@ -47,6 +47,11 @@ Status launch_transposed(const PlaneParams& p, void* packed, cudaStream_t stream
     if (!status.ok()) return status;
   }
   return {};
+}
+
+template <class C>
+Status launch_transposed(const PlaneParams& p, void* packed, cudaStream_t stream) {
+  return with_transposed_kernel_of<C>(p.w, [&](auto config) { return launch_ranges<decltype(config)>(p, packed, stream); });
 }
 
 }  // namespace convt_gemm::implicit

@@ -25,16 +25,12 @@ class TransposedMultiply {
   /// Multiplies the block's chunks of the tile at `at`, which the ring then stands behind; the tile stays.
   __device__ __forceinline__ void run(TransposedCursor<C>& at, float (&sums)[C::kSums]) {
     chunk_ = at.chunk, left_ = at.chunks, taps_of_chunk_ = taps_of(g_, chunk_);
-    if constexpr (C::kSplit) {
-      if (w_.paired) {
-        run_split<true>(at.ring, sums);
-      } else {
-        run_split<false>(at.ring, sums);
-      }
+    if constexpr (!C::kSplit) {
+      run_two_groups(at.ring, sums);
     } else if (w_.paired) {
-      run_paired(at.ring, sums);
+      run_split<true>(at.ring, sums);
     } else {
-      run_single(at.ring, sums);
+      run_split<false>(at.ring, sums);
     }
   }
 
@@ -54,7 +50,7 @@ class TransposedMultiply {
 
   /// A tap's elements of the weights as they are in memory. They are put together to words only in rounded(): what is read here may not be an operand's register
   /// yet, where products that have those are under way.
-  struct SingleWords {  // zeros where a column lacks the tap
+  struct SingleWords {
     Element value[C::kSteps][4][C::kWordElements];
   };
   struct PairedWords {  // of neighbouring columns: for float32 a pair for each word of depth, else two, which are 32 bits each
@@ -81,18 +77,20 @@ class TransposedMultiply {
   /// Reads the words of the tap that comes next.
   template <bool kPaired>
   __device__ __forceinline__ RawWords<kPaired> read(const RingPosition& ring) const {
-    const Element* const weight = reinterpret_cast<const Element*>(shared_.weight(ring.stage)) + weights_of_tap();
-    const int tap = chunk_.tap_block * g_.chunk_taps + tap_;
+    const Element* const weight = reinterpret_cast<const Element*>(shared_.weight(ring.stage));
+    const int tap = chunk_.tap_block * g_.chunk_taps + tap_, of_tap = weights_of_tap();
+    const Element* column[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) column[half] = weight + (kPaired || tap_exists(tap, taps_[half]) ? at_[half] + of_tap : w_.length);  // where zeros are
     RawWords<kPaired> words;
 #pragma unroll
     for (int s = 0; s < C::kSteps; ++s) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const Element* const from = weight + at_[kPaired ? 0 : i % 2] + (s * 8 + i / 2 * 4) * C::kWordElements * pitch_;
+        const Element* const from = column[kPaired ? 0 : i % 2] + (s * 8 + i / 2 * 4) * C::kWordElements * pitch_;
         if constexpr (!kPaired) {
-          const bool exists = tap_exists(tap, taps_[i % 2]);
 #pragma unroll
-          for (int e = 0; e < C::kWordElements; ++e) words.value[s][i][e] = exists ? from[e * pitch_] : Element{};
+          for (int e = 0; e < C::kWordElements; ++e) words.value[s][i][e] = from[e * pitch_];
         } else if constexpr (C::kWordElements == 2) {
           words.value[s][i] = *reinterpret_cast<const std::uint32_t*>(from + i % 2 * second_);
         } else if (i % 2 == 0) {
@@ -176,7 +174,7 @@ class TransposedMultiply {
   /// of one, where registers are few, and for 16-bit elements, which are put together from two words each: else ptxas makes products wait for each other.
   static constexpr bool kTwoTaps = C::kWordElements == 1 && C::kColumns <= 128;
 
-  __device__ __forceinline__ void run_paired(RingPosition& ring, float (&sums)[C::kSums]) {
+  __device__ __forceinline__ void run_two_groups(RingPosition& ring, float (&sums)[C::kSums]) {
     TapWords even, odd;
     for (bool add = false;; add = true) {
       start(ring, even, add, sums);
@@ -196,7 +194,7 @@ class TransposedMultiply {
     if (kTwoTaps && tap.last_of >= 0) release(tap.last_of);
     if (tap_ == 0) gpu::barrier_wait(shared_.full(ring.stage), ring.parity);
     const std::uint64_t first_x = descriptor(ring);
-    const PairedWords raw = read<true>(ring);
+    const auto raw = read<!kSingles<C>>(ring);
     if constexpr (kTwoTaps) {
       tap.words = rounded(raw);
       multiply(tap.words.high, 0, first_x, add, sums);
@@ -219,29 +217,6 @@ class TransposedMultiply {
       }
     }
     tap.last_of = advance(ring);
-  }
-
-  /// The same where words that do not exist are zeros, which would define registers between products: the words of a tap are read while the tensor cores
-  /// work on the tap before, but rounded into the registers that these products take them from only after that; meanwhile the block's other
-  /// warpgroups keep them busy.
-  __device__ __forceinline__ void run_single(RingPosition& ring, float (&sums)[C::kSums]) {
-    int last_of = -1;  // the stage that the tap before was the last of
-    start_single(ring, last_of, false, sums);
-    while (left_ > 0) start_single(ring, last_of, true, sums);
-    gpu::warpgroup_wait<0>();
-    gpu::warpgroup_settle(sums);
-    release(last_of);
-  }
-
-  __device__ __forceinline__ void start_single(RingPosition& ring, int& last_of, bool add, float (&sums)[C::kSums]) {
-    if (tap_ == 0) gpu::barrier_wait(shared_.full(ring.stage), ring.parity);
-    const std::uint64_t first_x = descriptor(ring);
-    const RawWords<false> raw = read<false>(ring);
-    gpu::warpgroup_wait<0>();
-    const Words words = rounded(raw);
-    multiply(words.high, 0, first_x, add, sums);
-    if (last_of >= 0) release(last_of);
-    last_of = advance(ring);
   }
 
   /// The tensor cores cut off what exceeds a sum's last place, so each tap of a chunk is summed up by itself and then added.

@@ -90,11 +90,12 @@ void for_each_place(const int (&extents)[kMaxAxes], F f) {
 void set_plane_columns(TransposedGeometry* t) {
   PlaneTiles& planes = t->planes;
   int taps[kMaxAxes], strides[kMaxAxes];
-  bool paired = t->g.residues % 2 == 0 && t->g.kernel % 2 == 0;
+  t->w.all_taps = true;
   for (int a = 0; a < kMaxAxes; ++a) {
     taps[a] = planes.axis[a].most_taps, strides[a] = planes.axis[a].stride.divisor();
-    paired = paired && planes.axis[a].kernel % strides[a] == 0;
+    t->w.all_taps = t->w.all_taps && planes.axis[a].kernel % strides[a] == 0;
   }
+  bool paired = t->w.all_taps && t->g.residues % 2 == 0 && t->g.kernel % 2 == 0;
   int tap = 0;
   for_each_place(taps, [&](const int (&j)[kMaxAxes]) {
     const int k[kMaxAxes] = {j[0] * strides[0], j[1] * strides[1], j[2] * strides[2]};
@@ -173,6 +174,9 @@ void set_depth_order(int element, const TransposedTile& tile, TransposedGeometry
   t->w.swapped = most_in_bank(true) < most_in_bank(false);
 }
 
+/// Eight neighbouring columns of four (pairs of) channels are in 32 banks, where neighbours are next to each other.
+void set_pitch(TransposedGeometry* t) { t->w.pitch = next_with_rest(t->w.length + (t->w.all_taps ? 0 : 1), 8, 32); }
+
 /// Which columns a tile has, and the pieces of the weights' rows that they come from; false if pieces do not begin and end at whole vectors.
 bool set_weight_pieces(int element, const TransposedTile& tile, TransposedGeometry* t) {
   ImplicitGeometry& g = t->g;
@@ -211,18 +215,17 @@ bool set_weight_pieces(int element, const TransposedTile& tile, TransposedGeomet
   g.all_column_tiles = int(tiles * g.groups);
   if (tile.axes == Axes::many) {
     set_plane_columns(t);
-    t->w.pitch = next_with_rest(t->w.length, 8, 32);
+    set_pitch(t);
     return true;
   }
-  t->w.paired = g.residues % 2 == 0 && g.kernel % g.tap_step == 0;
+  t->w.all_taps = g.kernel % g.tap_step == 0;
+  t->w.paired = t->w.all_taps && g.residues % 2 == 0;
   t->w.pair_stores = t->w.paired && g.dilation == 1 && g.output % 2 == 0 && g.first_output % 2 == 0;
   // A position's first output lies at g.first_output and its number times the stride, its last one `reach` further.
   const std::int64_t reach = std::int64_t{g.residues - 1} * g.dilation;
   t->w.first_whole = int(std::max<std::int64_t>(0, ceil_div(-g.first_output, std::int64_t{g.stride})));
   t->w.after_whole = int(std::max<std::int64_t>(0, std::min<std::int64_t>(g.positions, floor_div(g.output - 1 - reach - g.first_output, g.stride) + 1)));
-  // A column that lacks the last tap reads where that would be. Eight neighbouring columns of four (pairs of) channels are in 32 banks, where
-  // neighbours are next to each other.
-  t->w.pitch = next_with_rest(t->w.length + (t->w.parts.divisor() == 1 ? g.tap_step : 0), 8, 32);
+  set_pitch(t);
   return true;
 }
 

@@ -49,7 +49,8 @@ struct WeightTiles {
   int columns;                     ///< of a column tile, or of a warpgroup that has channels of its own, that are used
   FastDiv<std::int32_t> residues;  ///< of a column tile for each channel
   FastDiv<std::int32_t> parts;     ///< column tiles for each channel; 1 if a tile has whole channels
-  bool paired;                     ///< a thread's two columns are neighbours, whose words are read together: all taps exist, and pairs are aligned
+  bool all_taps;                   ///< all columns have all taps; else there is room for a zero behind each piece of weights
+  bool paired;                     ///< and a thread's two columns are neighbours, whose words are read together: pairs are aligned
   bool pair_stores;                ///< and are neighbouring outputs whose place in y is aligned too
   /// 16-bit elements: the middle two channels of each four have changed places in the depth, of x and of weights alike, where a warp's reads of weights then meet
   /// fewer others in a bank.

@@ -115,6 +115,7 @@ INSTANTIATE_TEST_SUITE_P(
                       NamedProblem{"groups", make_problem(2, 96, 64, {{20, 8, 4, 2}}, 2, true)},
                       NamedProblem{"residues", make_problem(2, 37, 5, {{9, 1024, 256}}, 1, true)},
                       NamedProblem{"tiles_of_one_sample", make_problem(2, 24, 3, {{500, 256, 128, 64}}, 1, true)},
+                      NamedProblem{"odd_stride", make_problem(2, 330, 96, {{61, 10, 5, 3, 1}}, 1, true)},
                       NamedProblem{"taps", make_problem(1, 130, 64, {{30, 7, 3, 2}})}),
     ProblemName());
 

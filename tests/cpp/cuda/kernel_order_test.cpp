@@ -165,6 +165,7 @@ TEST_P(KernelOrder, CallsSeeWhatTheCallBeforeWrote) {
 INSTANTIATE_TEST_SUITE_P(
     Calls, KernelOrder,
     ::testing::Values(NamedProblem{"more_weights_than_positions", make_problem(1, 256, 128, {{72, 16, 8, 4}}, 1, true)},
+                      NamedProblem{"odd_stride", make_problem(1, 256, 128, {{72, 10, 5, 3, 1}}, 1, true)},
                       NamedProblem{"long_rows", make_problem(1, 32, 48, {{3072, 4, 2, 1}}, 1, true)},
                       NamedProblem{"odd_rows", make_problem(3, 37, 29, {{1001, 5, 3, 1, 1}}, 1, true)},
                       NamedProblem{"depthwise", make_problem(1, 256, 256, {{400, 3, 2, 1, 1}}, 256, true)},

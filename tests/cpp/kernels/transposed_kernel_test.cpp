@@ -33,7 +33,9 @@ template <Kind kKind, int kPositions, int kColumns, int kWords, Axes kAxes>
 TransposedKernel transposed_kernel(const char* name, const TransposedInstance& instance) {
   using C = implicit::TransposedConfig<kKind, kPositions, kColumns, kWords, kAxes>;
   return {name, instance, C::kQuads / C::kPackedQuads, [](const implicit::PlaneParams& p) { implicit::pack_positions<C>(p); },
-          [](const implicit::PlaneParams& p) { implicit::implicit_gemm_transposed<C>(p); }};
+          [](const implicit::PlaneParams& p) {
+            implicit::with_transposed_kernel_of<C>(p.w, [&](auto config) { implicit::implicit_gemm_transposed<decltype(config)>(p); });
+          }};
 }
 
 std::vector<TransposedKernel> kernels(Axes wanted) {
@@ -215,6 +217,8 @@ TEST_P(TransposedKernels, AddUpTheSumsOfACluster) {
     EXPECT_TRUE(one_tap ? tile.splits() : !tile.splits() || (splits > 2 && tile.positions > 100)) << splits;
   }
   EXPECT_EQ(runs(2, 20, {9, 16, 8, 4}), tile.splits() && (tile.positions < 200 || tile.words < 32));
+  EXPECT_EQ(runs(2, 20, {9, 10, 5, 3, 1}), tile.splits() && (tile.positions < 200 || tile.words < 32));  // an odd stride
+  EXPECT_EQ(runs(2, 16, {9, 7, 3, 2}), tile.splits());                                                  // columns that lack the last tap
   EXPECT_EQ(runs(2, 8, {11, 4, 3, 2, 0, 2}), tile.splits());  // dilation: threads store what they have
   EXPECT_EQ(runs(2, 12, {9, 20, 10, 5}), tile.splits() && (tile.positions < 200 || tile.words < 32));  // rows that begin in the middle of a vector
 }
@@ -224,6 +228,7 @@ TEST_P(TransposedKernels, DoNotDependOnTheOrderOfThreads) {
   const TransposedKernel& kernel = GetParam();
   const int chunk = kernel.instance.tile.words * int(4 / size_of(kernel.instance.dtype));
   EXPECT_TRUE(expect_exact(make_problem(1, 4 * chunk + 5, 24, {{13, 16, 8, 4}}, 1, true), kernel, 1, 1, emulator::many_options(1)));
+  EXPECT_TRUE(expect_exact(make_problem(1, 4 * chunk + 5, 24, {{13, 10, 5, 3, 1}}, 1, true), kernel, 1, 1, emulator::many_options(1)));
   EXPECT_EQ(expect_exact(make_problem(1, 4 * chunk, 8, {{5, 4, 2, 1}}, 1, true), kernel, 2, 4, emulator::many_options(1)), kernel.instance.tile.splits());
 }
 
