@@ -17,7 +17,8 @@ constexpr double kClock = 1.7e9;
 constexpr double kLaunch = 2.0e-6;           // seconds, with putting x into order
 constexpr double kStart = 3500;              // cycles of a tile until its first products, and after its last ones
 constexpr double kHalfPlaneProduct = 1.3;    // for each cycle of the tensor cores, several axes and taps in 16 bits; from 1.0 to 1.3 by problem, and rather too slow than taken too often
-constexpr double kSinglePlaneProduct = 1.6;  // or where a thread's columns are not read together
+// Where a thread's columns are not read together: of each product what reading words takes, and for each position, in 32 and in 16 bits; a product of p positions takes p where they are.
+constexpr double kSingleWords[2] = {60, 95}, kSinglePosition[2] = {0.76, 0.72};
 constexpr double kSplitProduct = 0.49;       // for each cycle of the tensor cores where words are split in two; else 1
 constexpr double kSplitTap = 430;            // and cycles of each tap, which is waited for
 constexpr double kSharedByte = 1.0 / 44;     // cycles for each byte of a stage
@@ -41,8 +42,10 @@ void predict(const Problem& problem, const TransposedInstance& instance, const T
   const int groups = instance.tile.columns / kGroupColumns;
   const bool planes = instance.tile.axes == Axes::many;
   const bool half = size_of(problem.dtype) == 2;
-  const double slower = !planes || split ? 1 : !t.w.paired ? kSinglePlaneProduct : half && g.taps > 1 ? kHalfPlaneProduct : 1;
-  const double products = slower * groups * taps * (instance.tile.words / 8) * std::max(positions, 32) / 2 * (split ? 3 * kSplitProduct : 1) + (split ? kSplitTap * taps : 0);
+  const bool singles = !t.w.paired && !split;
+  const double paired_product = std::max(positions, 32) * (planes && half && g.taps > 1 ? kHalfPlaneProduct : split ? 3 * kSplitProduct : 1);
+  const double product = singles ? kSingleWords[half] + kSinglePosition[half] * positions : paired_product;
+  const double products = groups * taps * (instance.tile.words / 8) * product / 2 + (split ? kSplitTap * taps : 0);
   const double load = kSharedByte * (g.x_bytes / (split ? 2 : 1) + g.weight_bytes);
   const double chunk = std::max({products, load, kLeastChunk}) + kChunk + (g.stages < 3 ? std::min(products, load) / 4 : 0);  // with two stages, one is not always there in time
   const double position = planes ? (half ? kHalfPlanePosition : kPlanePosition) / t.w.splits + (t.w.splits > 1 ? kExchanged : 0) : t.w.splits > 1 ? kExchanged : t.w.staged || g.residues >= kGroupColumns ? kPosition : kScattered;
