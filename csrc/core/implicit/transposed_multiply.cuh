@@ -194,7 +194,7 @@ class TransposedMultiply {
     if (kTwoTaps && tap.last_of >= 0) release(tap.last_of);
     if (tap_ == 0) gpu::barrier_wait(shared_.full(ring.stage), ring.parity);
     const std::uint64_t first_x = descriptor(ring);
-    const auto raw = read<!kSingles<C>>(ring);
+    const auto raw = read<!C::kSingles>(ring);
     if constexpr (kTwoTaps) {
       tap.words = rounded(raw);
       multiply(tap.words.high, 0, first_x, add, sums);

@@ -9,6 +9,7 @@ namespace convt_gemm::implicit {
 template <Kind kKind_, int kPositions_, int kColumns_, int kWords_, Axes kAxes_>
 struct TransposedConfig {
   using Plain = TransposedConfig;
+  static constexpr bool kSingles = false;
   static constexpr TransposedTile kTile{kPositions_, kColumns_, kWords_, kAxes_};
   static constexpr bool kManyAxes = kAxes_ == Axes::many;
   using Params = std::conditional_t<kManyAxes, PlaneParams, TransposedParams>;
@@ -37,11 +38,9 @@ struct TransposedConfig {
 
 /// The configuration of the kernel for columns that are not paired, which are read one by one: where one kernel has a loop for either, ptxas makes products wait for each other (C7514).
 template <class C>
-struct WithSingles : C {};
-template <class C>
-inline constexpr bool kSingles = false;
-template <class C>
-inline constexpr bool kSingles<WithSingles<C>> = true;
+struct WithSingles : C {
+  static constexpr bool kSingles = true;
+};
 
 /// The tiles of a cluster, the chunks of them that this block has, and where it stands in both.
 template <class C>

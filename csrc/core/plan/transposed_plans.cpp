@@ -17,7 +17,7 @@ constexpr double kClock = 1.7e9;
 constexpr double kLaunch = 2.0e-6;           // seconds, with putting x into order
 constexpr double kStart = 3500;              // cycles of a tile until its first products, and after its last ones
 constexpr double kHalfPlaneProduct = 1.3;    // for each cycle of the tensor cores, several axes and taps in 16 bits; from 1.0 to 1.3 by problem, and rather too slow than taken too often
-// Where a thread's columns are not read together: of each product what reading words takes, and for each position, in 32 and in 16 bits; a product of p positions takes p where they are.
+// A product of p positions takes p (at least 32) where a thread's columns are read together, else what its words take and a part of p, in 32 and in 16 bits.
 constexpr double kSingleWords[2] = {60, 95}, kSinglePosition[2] = {0.76, 0.72};
 constexpr double kSplitProduct = 0.49;       // for each cycle of the tensor cores where words are split in two; else 1
 constexpr double kSplitTap = 430;            // and cycles of each tap, which is waited for
